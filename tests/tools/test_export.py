@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import longtake
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.reconstruct import reconstruct
 from core.checkpoint.store import CheckpointStore
@@ -244,7 +245,6 @@ def test_a_card_without_more_says_so(run: Path, tmp_path: Path) -> None:
         (["card.licence=a b"], "card.licence=a b: expected an identifier"),
         (["card.scores=[nowhere]"], "card.scores=nowhere: expected a folder with scores.json"),
         (["format=diffusers", "dtype=bf16"], "dtype=bf16: expected fp32 with format=diffusers"),
-        (["format=diffusers"], "source="),
     ],
 )
 def test_what_a_card_or_form_cannot_be_is_refused(
@@ -253,6 +253,26 @@ def test_what_a_card_or_form_cannot_be_is_refused(
     assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", *words]) == 2
     assert expected in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_is_no_dit_pipeline_gets_a_pipeline_of_its_own(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.utils import dynamic_modules_utils
+
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "out"
+    assert cli.main(["export", str(run), f"output={folder}", "format=diffusers"]) == 0
+    assert "no DiTPipeline (" in capfd.readouterr().err
+    assert "custom_pipeline=FOLDER" in (folder / "README.md").read_text()
+    listed = json.loads((folder / "export.json").read_text())["files"]
+    assert {"pipeline.py", "model_index.json"} <= listed.keys()
+    opened = {"custom_pipeline": str(folder), "trust_remote_code": True}  # the code in the folder runs
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **opened)
+    settings = {"count": 3, "seed": 5, "sampler": {"steps": 2}, "device": "cpu"}
+    images = pipeline(**settings).images
+    assert (images == longtake.open_run(run).sample(**settings).pixels).all()
 
 
 def test_scores_of_other_weights_are_refused(

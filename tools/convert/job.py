@@ -62,7 +62,7 @@ def run(config: Config) -> None:
 
 def pipeline_there(source: Path) -> bool:
     """Return whether a source is the folder of a pipeline of diffusers."""
-    return (source / INDEX).is_file()
+    return (source / INDEX).is_file() and not (source / EXPORT).is_file()
 
 
 def _require_free(output: Path, *, overwrite: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,19 @@ class Pipeline(NamedTuple):
     classes: list[str]
 
 
+class Unfit(UserError):
+    """A network, or what it was trained for, that a DiTPipeline cannot hold."""
+
+
+@contextlib.contextmanager
+def _naming_misfits() -> Iterator[None]:
+    """Turn refusals of the block into Unfit."""
+    try:
+        yield
+    except UserError as error:
+        raise Unfit(error.field, error.value, error.expected) from None
+
+
 def read(folder: Path) -> Pipeline:
     """Read a pipeline; UserError for another than DiTPipeline, or a schedule without a form here."""
     index = json_files.read(folder / INDEX, dict[str, Any])
@@ -77,22 +91,26 @@ def write(
     card_config: CardConfig = NO_CARD,
     largest: int = LARGEST,
 ) -> None:
-    """Write the pipeline of a run or an export, whole or not at all; UserError where it has no such form.
+    """Write the pipeline of a run or an export, whole or not at all; Unfit where it has no such form.
 
     largest: bytes of weights in a file, above which there are several with an index.
     """
     network, space = recorded_network(source), read_space(source)
-    if not isinstance(network, DiTConfig):
-        raise UserError("source", source, "a network of kind dit in layout diffusers")
-    scheduler = _scheduler(space)
+    chosen = choose(source, checkpoint)
     vae = store.locate(source)
     vae_config = json_files.read(vae / CONFIG, dict[str, Any])
-    if vae_config.get("_class_name") != "AutoencoderKL":
-        kind = vae_config.get("_class_name", "this project's own")
-        raise UserError("source", f"latents of {kind}", "those of diffusers' AutoencoderKL in this layout")
-    chosen = choose(source, checkpoint)
+    with _naming_misfits():
+        if not isinstance(network, DiTConfig):
+            raise UserError("source", source, "a network of kind dit in layout diffusers")
+        scheduler, scaling = _scheduler(space), _scaling(space)
+        if vae_config.get("_class_name") != "AutoencoderKL":
+            kind = vae_config.get("_class_name", "this project's own")
+            expected = "those of diffusers' AutoencoderKL in this layout"
+            raise UserError("source", f"latents of {kind}", expected)
+        diffusers_dit.require_form(network, tuple(space["shapes"][0]))
     state = load_weights(chosen, weights)
-    tensors, config = diffusers_dit.write(state, network, tuple(space["shapes"][0]))
+    with _naming_misfits():
+        tensors, config = diffusers_dit.write(state, network, tuple(space["shapes"][0]))
     text = _card(source, chosen, weights, state, card_config)
     temporary = temporary_name(output)
     try:
@@ -104,7 +122,7 @@ def write(
         write_json(temporary / SCHEDULER / "scheduler_config.json", scheduler)
         for path in files(vae):
             shutil.copyfile(path, temporary / VAE / path.name)
-        write_json(temporary / VAE / CONFIG, {**vae_config, **_scaling(space)})
+        write_json(temporary / VAE / CONFIG, {**vae_config, **scaling})
         write_json(temporary / INDEX, _index(space["classes"]))
         if output.is_dir():
             shutil.rmtree(output)

@@ -23,8 +23,8 @@ class Config:
     overwrite: bool = setting(False, "replace an earlier export")
     format: Literal["safetensors", "diffusers"] = setting(
         "safetensors",
-        "safetensors: plain weights, which `sample` takes too; diffusers: the folder of a DiTPipeline, where "
-        "the network has that form",
+        "safetensors: plain weights, which `sample` takes too; diffusers: the folder of a DiTPipeline or, of "
+        "a network without that form, plain weights with a pipeline of their own",
     )
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
     weights: str = setting(

@@ -6,7 +6,8 @@ what the weights are, and what every file hashes to. `sample` takes it in place 
 written one after the other, so memory does not grow with the network. With `ema_sigma` the average of that
 relative length is found from the power-function averages that the run kept (`ema.power_widths`), as in Karras
 et al. 2024 (arXiv:2312.02696). With `format=diffusers` the folder is that of a DiTPipeline, as `convert`
-writes it.
+writes it, where the network has that form; of all others it is an export that diffusers opens, too, by a
+pipeline of its own (`own_pipeline`).
 """
 
 from __future__ import annotations
@@ -47,19 +48,28 @@ def run(config: Config) -> None:
     """Export, whole or not at all; WorkError if the run is damaged."""
     from core.checkpoint import exported
     from core.progress import say
+    from tools.cards.card import SAMPLED_BY
+    from tools.export.own_pipeline import OPENED_BY, add_pipeline
 
     source, output = Path(config.source), Path(config.output)
     checkpoint = _chosen(source, config.checkpoint, output, overwrite=config.overwrite)
+    opened_by = SAMPLED_BY
     if config.format == "diffusers":
         from tools.convert import pipeline
 
-        pipeline.write(source, output, config.weights, config.checkpoint, config.card, config.largest_file)
-        return
+        try:
+            settings = (config.weights, config.checkpoint, config.card, config.largest_file)
+            return pipeline.write(source, output, *settings)
+        except pipeline.Unfit as misfit:
+            say(f"no DiTPipeline ({misfit}): diffusers opens the folder by the pipeline in it, with longtake")
+            opened_by = OPENED_BY
     entries, record = _weights(checkpoint, source, config.weights, config.ema_sigma)
     temporary = temporary_name(output)
     try:
         record |= {"dtype": config.dtype}
-        _describe(temporary, source, record, entries, config.card, checkpoint)
+        _describe(temporary, source, record, entries, config.card, checkpoint, opened_by)
+        if opened_by == OPENED_BY:
+            add_pipeline(temporary)
         record = exported.finish(temporary, _cast(entries, config.dtype), record, config.largest_file)
         if output.exists():
             shutil.rmtree(output)
@@ -149,10 +159,11 @@ def _describe(
     entries: list[Entry],
     card_config: CardConfig,
     checkpoint: Path,
+    opened_by: str,
 ) -> None:
-    """Fill the folder with all but the weights."""
+    """Fill the folder with all but the weights.  opened_by: lines that use them."""
     from core.run.folder import AUTOENCODER, CONFIG, INITIAL, LATENTS
-    from tools.cards.card import CARD, SAMPLED_BY, card
+    from tools.cards.card import CARD, card
     from tools.cards.facts import Written, facts_of
 
     folder.mkdir(parents=True)
@@ -167,7 +178,7 @@ def _describe(
         record["updates"],
     )
     try:
-        text = card(facts_of(run, written, card_config, checkpoint), SAMPLED_BY)
+        text = card(facts_of(run, written, card_config, checkpoint), opened_by)
         for name in (CONFIG, LATENTS, *([INITIAL] if (run / INITIAL).is_file() else [])):
             shutil.copyfile(run / name, folder / name)
         shutil.copytree(run / AUTOENCODER, folder / AUTOENCODER)

@@ -101,8 +101,8 @@ def read(tensors: Tensors, network: DiTConfig, side: int) -> Read:
     return Read(network, state, (network.input_channels, 1, side, side))
 
 
-def write(state: Tensors, config: DiTConfig, shape: Shape) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights by their names there, and the transformer's config."""
+def require_form(config: DiTConfig, shape: Shape) -> None:
+    """Refuse a network, or latents of a shape, that the pipeline's class cannot hold."""
     _, frames, rows, columns = shape
     plain = DiTConfig(width=config.width, heads=config.heads)
     expected = {field: getattr(plain, field) for field in UNKNOWN_THERE}
@@ -111,6 +111,12 @@ def write(state: Tensors, config: DiTConfig, shape: Shape) -> tuple[dict[str, Te
     require_fields(config, {**expected, **own})
     if frames != 1 or rows != columns:
         raise UserError("source", f"latents of {frames} x {rows} x {columns}", "square images in this layout")
+
+
+def write(state: Tensors, config: DiTConfig, shape: Shape) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the weights by their names there, and the transformer's config."""
+    require_form(config, shape)
+    rows, patch = shape[2], config.patch[1]
     result: dict[str, Tensor] = {}
     for ours, group in names(config.depth):
         if ours.startswith(tuple(name for name, _ in SHARED)):

@@ -12,6 +12,7 @@ from typing import Any
 from core.progress import counted
 from data.media.film.cropping import container_crop
 from data.media.film.decoders import decoder_of
+from data.media.film.ebml import missing_bytes
 from data.media.film.geometry import Geometry, Turn, pixel_aspect
 from data.media.film.looks import Tags
 from data.media.film.mpeg4 import MOST_SKIPPED, is_skipped, time_bits
@@ -46,6 +47,9 @@ class Video:
         context.copy_opaque = True  # a frame tells which packet it is of
         limits.check_picture(context.width, context.height)
         self.suffix = suffix_of(data)
+        if self.suffix == "mkv" and (missing := missing_bytes(memoryview(data))):
+            are = "is" if missing == 1 else "are"
+            raise MediaError(f"truncated video: {counted(missing, 'byte')} that it declares {are} not there")
         crop = container_crop(data, self.suffix, self.stream.index)
         self.geometry = Geometry(pixel_aspect(self.stream), crop)
         limits.check_picture(*self.geometry.shown(context.width, context.height, Turn())[::-1])

@@ -10,12 +10,12 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 
+from data.media.film.ebml import CLUSTER, SEGMENT, TRACKS, elements
 from data.media.film.geometry import Crop
 from data.media.formats import MediaError
 
 _ENTRY = 78  # bytes of a VisualSampleEntry before its boxes (ISO/IEC 14496-12, 12.1.3)
-_SEGMENT, _TRACKS, _ENTRIES, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0  # RFC 9559, section 5.1
-_CLUSTER = 0x1F43B675
+_ENTRIES, _VIDEO = 0xAE, 0xE0  # RFC 9559, section 5.1
 _CROPS = {0x54CC: "left", 0x54BB: "top", 0x54DD: "right", 0x54AA: "bottom"}
 
 
@@ -82,52 +82,21 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 def _matroska_crops(data: memoryview) -> Iterator[Crop]:
     """Yield the crop of every track, in the order of the file."""
-    for name, segment in _elements(data):
-        if name != _SEGMENT:
+    for name, segment in elements(data):
+        if name != SEGMENT:
             continue
-        for part, content in _elements(segment):
-            if part == _CLUSTER:
+        for part, content in elements(segment):
+            if part == CLUSTER:
                 return
-            if part == _TRACKS:
-                yield from (_video_crop(track) for kind, track in _elements(content) if kind == _ENTRIES)
+            if part == TRACKS:
+                yield from (_video_crop(track) for kind, track in elements(content) if kind == _ENTRIES)
 
 
 def _video_crop(track: memoryview) -> Crop:
     edges = {}
-    for name, video in _elements(track):
+    for name, video in elements(track):
         if name == _VIDEO:
-            for kind, value in _elements(video):
+            for kind, value in elements(video):
                 if kind in _CROPS:
                     edges[_CROPS[kind]] = int.from_bytes(value, "big")
     return Crop(**edges)
-
-
-def _elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield (identity, content) of the EBML elements in `data` (RFC 8794).
-
-    An unknown length reaches to the end.
-    """
-    at = 0
-    while at < len(data):
-        name, at, _ = _number(data, at, marked=True)
-        if name == 0 or at >= len(data):
-            return
-        size, at, unknown = _number(data, at, marked=False)
-        end = len(data) if unknown else min(at + size, len(data))
-        yield name, data[at:end]
-        at = end
-
-
-def _number(data: memoryview, at: int, marked: bool) -> tuple[int, int, bool]:
-    """Parse a number of variable length: its value, where it ends, and whether it says `unknown`.
-
-    0 if it is none.
-
-    marked: keep the bit that says its length, as identities do.
-    """
-    length = 9 - data[at].bit_length()
-    if length > 8 or at + length > len(data):
-        return 0, len(data), False
-    value = int.from_bytes(data[at : at + length], "big")
-    plain = value & ((1 << 7 * length) - 1)
-    return value if marked else plain, at + length, plain == (1 << 7 * length) - 1

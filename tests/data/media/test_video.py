@@ -22,6 +22,7 @@ from data.media.images import (
     probe,
 )
 from data.media.video import frame_numbers
+from tests.data.films import copied
 from tests.data.samples import clip, clip_bytes, image_bytes, picture
 
 
@@ -109,6 +110,27 @@ def test_truncated_and_damaged_video_is_an_error(mp4: bytes) -> None:
     noise = np.random.default_rng(0).bytes(600)
     with pytest.raises(MediaError, match="damaged video"):
         check(mp4[:start] + noise + mp4[start + 600 :])
+
+
+@pytest.mark.parametrize("share", [0.35, 0.6, 0.9, 0.999])
+@pytest.mark.parametrize("live", [False, True], ids=["of known length", "live"])
+def test_a_matroska_film_that_is_cut_off_is_not_taken_for_a_shorter_one(
+    mp4: bytes, share: float, live: bool
+) -> None:
+    whole = as_matroska(mp4, live=live)
+    assert check(whole).frames == check(whole + b"trailing").frames == 40
+    with pytest.raises(
+        MediaError, match=r"truncated video: [\d,]+ bytes? that it declares (is|are) not there"
+    ):
+        check(whole[: int(share * len(whole))])
+
+
+def as_matroska(data: bytes, *, live: bool) -> bytes:
+    """Return the film with a segment of stated length, or, as recordings have it, of unknown length."""
+    whole = copied(data, "matroska")
+    at = whole.index(bytes.fromhex("18538067")) + 4
+    assert whole[at] == 1  # a length of eight bytes
+    return whole[:at] + b"\1" + b"\xff" * 7 + whole[at + 8 :] if live else whole
 
 
 def test_a_playlist_with_a_videos_name_opens_nothing(tmp_path: Path) -> None:

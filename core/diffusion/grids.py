@@ -23,9 +23,11 @@ Grid = Literal[
     "straight",
     "log_snr",
     "edm",
+    "optimised",
     "meta",
     "meta_ddim",
 ]
+SHAPE = (1.75, 1.35, 2.2)  # of the grid `optimised`, as tools/bench/grid_fitting.py finds it
 RHO = 7.0  # of the grid `edm` (2206.00364, eq. 5)
 NEAR = 1e-3  # distance in time from the ends of a path where log(sigma / alpha) is infinite
 
@@ -41,14 +43,23 @@ def make_grid(
     """
     plain = by_sections(path, sections, start) if sections else _KINDS[kind](path, steps, start)
     times = shifted(torch.tensor(plain, dtype=torch.float64), shift).tolist()
+    if path.num_steps is not None and steps > path.num_steps * start:
+        raise UserError("steps", steps, f"at most {int(path.num_steps * start)} on {path.name}")
+    if kind == "even" and path.num_steps is not None and len(set(_places(path, times))) < len(times):
+        raise UserError("steps", steps, f"fewer: with shift={shift} two of them share a time of {path.name}")
+    return on_path(path, times)
+
+
+def on_path(path: Path, times: Sequence[float]) -> list[float]:
+    """Return falling times with 0 after them; on a chain the nearest of its own, each once."""
     if path.num_steps is None:
         return [*times, 0.0]
-    if steps > path.num_steps * start:
-        raise UserError("steps", steps, f"at most {int(path.num_steps * start)} on {path.name}")
-    places = [max(1.0, float(torch.round(torch.tensor(time * path.num_steps)))) for time in times]
-    if kind == "even" and len(set(places)) < len(places):
-        raise UserError("steps", steps, f"fewer: with shift={shift} two of them share a time of {path.name}")
-    return [place / path.num_steps for place in _apart(places)] + [0.0]
+    return [place / path.num_steps for place in _apart(_places(path, times))] + [0.0]
+
+
+def _places(path: Path, times: Sequence[float]) -> list[float]:
+    assert path.num_steps is not None
+    return [max(1.0, float(torch.round(torch.tensor(time * path.num_steps)))) for time in times]
 
 
 def _apart(places: Sequence[float]) -> list[float]:
@@ -176,6 +187,18 @@ def _edm(path: Path, steps: int, start: float) -> list[float]:
     return [start, *times_at(path, wanted.tolist()[1:], noise_to_signal)]
 
 
+def optimised(path: Path, steps: int, start: float, shape: tuple[float, float, float] = SHAPE) -> list[float]:
+    """Take shares of noise 1 - (1 - v^a)^b of the start's, for even v from 1 to c / steps; shape: (a, b, c).
+
+    The flow is the same in that share on every path, so that a shape is of none. With a above 1 times are
+    denser near data, with b above 1 near noise; c above 1 makes the last step, to data, longer.
+    """
+    a, b, c = shape
+    first, last = _at(path, start, noise_share), min(c / steps, 0.75)
+    even = torch.linspace(1, last, steps, dtype=torch.float64)
+    return [start, *times_at(path, (first * (1 - (1 - even**a) ** b)).tolist()[1:], noise_share)]
+
+
 def _bounds(path: Path, start: float) -> tuple[float, float]:
     """Return log(sigma / alpha) at the start and near data, where both are finite."""
     last = path.first or NEAR
@@ -196,6 +219,7 @@ _KINDS: dict[Grid, Callable[[Path, int, float], list[float]]] = {
     "straight": _straight,
     "log_snr": _log_snr,
     "edm": _edm,
+    "optimised": optimised,
     "meta": _meta,
     "meta_ddim": _meta_ddim,
 }

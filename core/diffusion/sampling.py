@@ -187,3 +187,8 @@ def best_grid(solver: SolverName, steps: int, path: Path) -> Grid:
         return "even"
     kind = KINDS[solver]
     return kind.chain_grid if steps >= MANY else kind.few_steps_grid
+
+
+def earlier_grid(solver: SolverName, steps: int, path: Path) -> Grid:
+    """Return what `auto` was before the grid `optimised` was measured."""
+    return "straight" if (now := best_grid(solver, steps, path)) == "optimised" else now

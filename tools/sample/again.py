@@ -10,7 +10,7 @@ from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.run.folder import CONFIG
 
-_ROW = re.compile(r"(.+)\[\d+\]")
+_ROW = re.compile(r"(.+)\[(\d+)\]")
 # What is made is in the row; where and how it is carried out is said anew.
 KEPT = ("source", "weights", "weak", "classifier", "text_encoder", "tiling", "sampler", "seed", "fps")
 
@@ -29,11 +29,33 @@ def settings_of(row: str) -> dict[str, Any]:
     found = _ROW.fullmatch(row)
     folder = Path(found[1]).parent if found else Path()
     made_from = read_made_from(folder) if found and Path(found[1]).name == FILES else None
-    if made_from is None:
+    if found is None or made_from is None:
         raise UserError("again", row, f"FOLDER/{FILES}[N], row N of the list of a finished job, from 0")
     recorded = read_recorded(folder / CONFIG)
     files = {name: value for name, value in recorded["files"].items() if name != "name"}
     checkpoint = "" if is_export(Path(recorded["source"])) else made_from["checkpoint"]
     kept = {name: recorded[name] for name in KEPT if name in recorded}
     kept["precision"] = made_from.get("precision", "fp32")
+    kept["sampler"] = _with_its_grid(kept["sampler"], made_from, folder, int(found[2]))
     return {**kept, "checkpoint": checkpoint, "files": files, "requests": row}
+
+
+def _with_its_grid(
+    sampler: dict[str, Any], made_from: dict[str, Any], folder: Path, number: int
+) -> dict[str, Any]:
+    """Return a recorded sampler with the times of file `number`, where `auto` takes others today."""
+    from core.diffusion.paths.config import PathRecord
+    from core.diffusion.paths.kinds import make_path
+    from core.diffusion.sampling import best_grid, earlier_grid
+    from tools.runs.path_record import SCHEDULE
+    from tools.runs.sample_files import rows_of
+    from tools.runs.samples import FILES
+    from tools.sample.sampled_from import AUTO_GRID
+
+    if sampler.get("grid", "auto") != "auto" or sampler.get("times") or AUTO_GRID in made_from:
+        return sampler
+    rows, latents = rows_of(folder / FILES), made_from["latents"]
+    asked = {**sampler, **(rows[number]["request"] if number < len(rows) else {})}
+    known = asked["solver"], asked["steps"], make_path(PathRecord.of(latents["path"], latents.get(SCHEDULE)))
+    then = earlier_grid(*known) if "grid" in sampler else "even"
+    return sampler if then == best_grid(*known) else {**sampler, "grid": then}

@@ -12,6 +12,7 @@ from core.checkpoint.weights import choose
 from core.config.loading import difference, to_dict, with_defaults
 from core.diffusion.paths.config import PathRecord
 from core.diffusion.paths.kinds import make_path
+from core.diffusion.paths.path import Path as DiffusionPath
 from core.diffusion.sampling import SamplerConfig, best_grid
 from core.errors import UserError
 from core.files import sealed, write_json_once
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from tools.sample.requests.asked import Asked, SampleSettings
     from tools.sample.requests.schedule import Schedule
 
-PRECISION = "precision"
+PRECISION = "precision"  # in made_from.json, where it is not fp32
 # They say where content lay; what depends on it is compared by its own hash.
+AUTO_GRID = "auto_grid"  # in made_from.json, where `sampler.grid=auto` is not what it was at first
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 
@@ -101,9 +103,17 @@ def describe(
         "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
         **_further(settings, asked),
         **({} if making.precision == "fp32" else {PRECISION: making.precision}),
+        **({AUTO_GRID: "optimised"} if _is_optimised(schedule, make_path(space.path)) else {}),
         **guiding,
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
+
+
+def _is_optimised(schedule: Schedule, path: DiffusionPath) -> bool:
+    """Return whether a sampler's grid is left to its solver, and that is one that earlier versions lacked."""
+    samplers = [form.sampler for form in schedule.forms]
+    left = [each for each in samplers if each.grid == "auto" and not each.times]
+    return any(best_grid(each.solver, each.steps, path) == "optimised" for each in left)
 
 
 def _further(settings: SampleSettings, asked: Asked) -> dict[str, Any]:
@@ -172,6 +182,9 @@ def begin(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
 
 def require_same(output: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UserError naming the first thing in which the existing samples differ from those to come."""
+    if now.get(AUTO_GRID) != before.get(AUTO_GRID):
+        expected = "whose sampler.grid=auto was another one for this solver"
+        raise UserError(f"{output} was begun by an earlier version, {expected}; {anew(output)}")
     names = [name for name in {**before, **now} if name not in NOT_COMPARED]
     then = {name: before.get(name) for name in names}
     schemas: dict[str, type] = {"network": config_class(then["network"] or {}), "sampler": SamplerConfig}

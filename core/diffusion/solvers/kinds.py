@@ -88,14 +88,14 @@ KINDS: dict[SolverName, Kind] = {
     "dpmpp_2s": Kind(dpmpp_2s, 2, chain_grid="quadratic"),
     "dpmpp_3m": Kind(
         partial(multistep, weights=weights_3m, corrects_start=True),
-        chain_grid="straight",
+        chain_grid="optimised",
         few_steps_grid="trailing",
     ),
     "dpmpp_3m_diffusers": Kind(
         partial(multistep, weights=weights_3m_diffusers), chain_grid="straight", few_steps_grid="trailing"
     ),
     "unipc_2": Kind(unipc, chain_grid="straight", few_steps_grid="trailing"),
-    "unipc_3": Kind(partial(unipc, order=3), chain_grid="straight", few_steps_grid="trailing"),
+    "unipc_3": Kind(partial(unipc, order=3), chain_grid="optimised", few_steps_grid="trailing"),
     "unipc_1": Kind(partial(unipc, order=1), chain_grid="straight", few_steps_grid="trailing"),
     "euler_maruyama": Kind(euler_maruyama, is_random=True, takes=("eta",)),
     "langevin": Kind(langevin, 2, is_random=True, takes=("eta", "corrector")),

@@ -33,6 +33,7 @@ OVERVIEW = "overview.png"  # beside these, of some of them
 FILES = "samples.jsonl"  # where samples are files of their own: a row for each
 MADE_FROM = "made_from.json"  # from before the first sample on; `sha256` in it seals it
 MADE_FROM_VERSION = 1
+AUTO_GRID = "auto_grid"  # in it, where `sampler.grid=auto` is not what it was in earlier versions
 Side = Annotated[int, Range(1, 1 << 31)]
 
 

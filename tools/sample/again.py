@@ -49,8 +49,7 @@ def _with_its_grid(
     from core.diffusion.sampling import best_grid, earlier_grid
     from tools.runs.path_record import SCHEDULE
     from tools.runs.sample_files import rows_of
-    from tools.runs.samples import FILES
-    from tools.sample.sampled_from import AUTO_GRID
+    from tools.runs.samples import AUTO_GRID, FILES
 
     if sampler.get("grid", "auto") != "auto" or sampler.get("times") or AUTO_GRID in made_from:
         return sampler

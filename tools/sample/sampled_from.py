@@ -26,7 +26,7 @@ from models.denoisers.kinds import config_class
 from models.precision import AskedPrecision, Precision, settle_precision
 from tools.runs.loaded_run import manifest_hash
 from tools.runs.path_record import SCHEDULE
-from tools.runs.samples import MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
+from tools.runs.samples import AUTO_GRID, MADE_FROM, MADE_FROM_VERSION, anew, read_made_from
 from tools.runs.space_record import space_file
 from tools.sample.conditions import turns_of
 from tools.sample.config import NEGATIVE, FilesConfig, WeakConfig
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 PRECISION = "precision"  # in made_from.json, where it is not fp32
 # They say where content lay; what depends on it is compared by its own hash.
-AUTO_GRID = "auto_grid"  # in made_from.json, where `sampler.grid=auto` is not what it was at first
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 

@@ -206,7 +206,8 @@ def test_a_small_network_comes_near_the_least_loss(config: ObjectiveConfig) -> N
 @pytest.mark.parametrize("config", every_objective())
 def test_a_small_network_comes_near_the_least_loss_of_every_objective(config: ObjectiveConfig) -> None:
     objective = Objective(config)
-    assert excess(objective, trained(objective, 2 * STEPS)) <= MOST
+    steps = (4 if config.loss_space == "score" else 2) * STEPS  # its weight is where noise is least
+    assert excess(objective, trained(objective, steps)) <= MOST
 
 
 def test_the_least_loss_is_where_the_target_is_replaced_by_its_posterior_mean() -> None:

@@ -22,7 +22,7 @@ CONFIG = DiTConfig(
 )
 
 
-def train(world: World, *, compile: bool) -> list[float]:
+def train(world: World, *, compile: bool, device: torch.device = CPU) -> list[float]:
     """Return losses and gradient norms of two steps."""
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -30,10 +30,10 @@ def train(world: World, *, compile: bool) -> list[float]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    config = EngineConfig(device="cpu", precision="fp32", zero_stage=3, compile=compile)
+    config = EngineConfig(device=device.type, precision="fp32", zero_stage=3, compile=compile)
     engine = make_engine(model, config, OptimizerConfig(), world)
     building.compile_for(engine.config, model)
-    examples = [example_inputs(CONFIG, shape, CPU) for shape in SHAPES]
+    examples = [example_inputs(CONFIG, shape, device) for shape in SHAPES]
     before = warm_up(engine, examples) if compile else 0
     found = []
     for number in range(2):
@@ -61,3 +61,10 @@ def test_functions_are_whole_graphs_and_equal(monkeypatch: pytest.MonkeyPatch) -
     graphs = 6  # norm_modulate for strides of blocks and of the end, gated_norm_modulate, gated, gelu, rotate
     assert compiled_graphs() - seen[0] == graphs * len(SHAPES)
     assert compiled == pytest.approx(eager, rel=1e-6)
+
+
+@pytest.mark.cuda
+def test_inductor_s_functions_are_equal_on_a_gpu() -> None:
+    world = ranks.start("cuda", 60)
+    eager = train(world, compile=False, device=world.device)
+    assert train(world, compile=True, device=world.device) == pytest.approx(eager, rel=1e-4)

@@ -51,7 +51,7 @@ class Batch:
     where it does not know, or where another rank checks the step.  tally, prepared: made ahead of the step
     where the source does so; prepared is the objective's.  arrived: has the device wait for what was sent
     there ahead; `to` calls it.  features: (B, F, h, w, E) float16 of a picture encoder, where the source has
-    them.
+    them; or, where it makes them, the pictures (B, 3, F, H, W) uint8.
     """
 
     x: Tensor

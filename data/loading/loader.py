@@ -115,6 +115,11 @@ class LatentLoader:
             for d, reader in zip(self.caches, self._readers, strict=True)
         ]
 
+    @property
+    def has_flips(self) -> bool:
+        """Whether samples are drawn mirrored: the first cache holds both views."""
+        return self._readers[0].has_flips
+
     def _feature_readers(self) -> list[FeatureReader]:
         """Return a reader of each cache's features."""
         return [

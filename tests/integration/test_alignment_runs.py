@@ -78,6 +78,7 @@ def test_an_aligned_run_is_continued_to_the_bit_and_exports_the_network_alone(fo
         load_weights(folder / "out", network=OBJECTIVE)
 
 
+@pytest.mark.full
 def test_a_weight_of_nothing_trains_the_same_network_to_the_bit(folder: Path) -> None:
     run(folder, "plain")
     run(folder, "nothing", *ALIGNED[:2], "objective.alignment.weight=0")
@@ -129,7 +130,7 @@ def test_a_dry_run_says_what_is_aligned_and_impossible_ones_are_refused(folder: 
     for fields, message in (
         (("objective.alignment.weight=1",), "data.features=none: expected cached or online"),
         ((*ALIGNED, "objective.alignment.block=3"), "objective.alignment.block=3: expected at most 2"),
-        (("data.features=online",), "data.features=online: expected none or cached with data.encode=cached"),
+        (("data.features=online",), "data.pictures.encoder='': expected a folder with data.features=online"),
         ((*ALIGNED, "objective.kind=consistency", "objective.path=edm", "objective.prediction=edm"), "kind"),
     ):
         assert message in run(folder, "refused", *fields, fails=True)
@@ -153,3 +154,18 @@ def test_features_made_online_train_as_cached_ones_do(folder: Path) -> None:
     assert losses(folder / "online", "alignment") == pytest.approx(
         losses(folder / "cached", "alignment"), abs=0.02
     )
+
+
+@pytest.mark.full
+def test_pictures_read_by_their_ids_are_aligned_as_cached_features_are(folder: Path) -> None:
+    encoder = ("data.features=online", f"data.pictures.encoder={folder / 'dino'}", "data.pictures.patch=8")
+    fields = (*encoder, *ALIGNED[1:], "trainer.steps=3", "trainer.save_every=3")
+    run(folder, "by-id", *fields)
+    run(folder, "stored", *ALIGNED, "trainer.steps=3", "trainer.save_every=3")
+    found, expected = (losses(folder / name, "alignment") for name in ("by-id", "stored"))
+    assert found == pytest.approx(expected, abs=2e-4)
+    other = make_raw(folder / "elsewhere", images=13, clips=6)
+    refused = run(folder, "refused", *fields, f"data.pictures.source={other.folder}", fails=True)
+    assert f"data.pictures.source={other.folder}: expected the raw dataset" in refused
+    missing = run(folder, "refused", *fields, f"data.pictures.source={folder / 'nowhere'}", fails=True)
+    assert f"data.pictures.source={folder / 'nowhere'}: expected" in missing

@@ -78,7 +78,10 @@ ROLES: dict[str, dict[str, str]] = {
             ("autoencoder", "data.also", "data.online.text_encoder", "objective.schedule.betas"), "place"
         ),
         **within("data.online", ("threads", "quarantine_budget"), "work"),
-        **dict.fromkeys(("objective.timesteps.density", "data.pictures.encoder"), "place"),
+        "data.pictures.threads": "work",
+        **dict.fromkeys(
+            ("objective.timesteps.density", "data.pictures.encoder", "data.pictures.source"), "place"
+        ),
         "initial_accept": "work",
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),
         **within("preview", PREVIEW, "watch"),
@@ -89,7 +92,8 @@ ROLES: dict[str, dict[str, str]] = {
         **TRAINING,
         **dict.fromkeys(("objective.schedule.betas", "objective.timesteps.density"), "place"),
         **dict.fromkeys(("autoencoder", "data.also", "data.online.text_encoder"), "place"),
-        "data.pictures.encoder": "place",
+        **dict.fromkeys(("data.pictures.encoder", "data.pictures.source"), "place"),
+        "data.pictures.threads": "work",
         **within("data.online", ("threads", "quarantine_budget"), "work"),
         **dict.fromkeys(("initial_accept", "action", "retry"), "work"),
         **within("validation", ("every", "samples", "strata", "averages"), "watch"),

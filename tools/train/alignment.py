@@ -36,7 +36,9 @@ def feature_steps(objective: ObjectiveConfig, steps: int) -> int | None:
 
 
 def feature_bytes(facts: LatentFacts) -> list[int]:
-    """Return the bytes of a sample's features in each bucket."""
+    """Return the bytes of a sample's features in each bucket, or of the pictures that they are made of."""
+    if facts.picture_shapes:
+        return [math.prod(shape) for shape in facts.picture_shapes]
     return [FEATURE_BYTES * math.prod(shape) for shape in facts.feature_shapes]
 
 

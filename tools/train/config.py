@@ -52,7 +52,7 @@ class OnlineConfig(EncodingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesConfig:
-    """Settings that `encode` would be given, for data.features=online."""
+    """Settings for data.features=online: those that `encode` would be given, and where pictures are."""
 
     encoder: str = setting(
         "", "folder of a public picture encoder (DINOv2, CLIP)", shown="path", role="place"
@@ -60,6 +60,13 @@ class PicturesConfig:
     patch: int = setting(
         16, "rows and columns of pixels for each of the encoder's patches", unit="pixels", low=1
     )
+    source: str = setting(
+        "",
+        "with data.encode=cached: the raw dataset that the cache was encoded from; '' is where that was",
+        shown="path or URL",
+        role="place",
+    )
+    threads: int = setting(2, "with data.encode=cached: pictures decoded at a time", low=1, role="work")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,8 @@ class DataConfig(LoaderConfig, CaptionConfig):
     features: Literal["none", "cached", "online"] = setting(
         "none",
         "a picture encoder's features, with which a block is aligned (objective.alignment). cached: those "
-        "that `encode` stored, picture_encoder=...; online: made within every step, with data.encode=online",
+        "that `encode` stored, picture_encoder=...; online: made within every step, of the pictures that "
+        "data.encode=online decodes, or that are read by their ids beside the cache",
     )
     pictures: PicturesConfig = setting(PicturesConfig(), "for features=online")
     also: tuple[str, ...] = setting(
@@ -93,9 +101,10 @@ class DataConfig(LoaderConfig, CaptionConfig):
         if self.also and self.encode == "online":
             expected = "[] with data.encode=online, since only latent caches are mixed (`encode` makes them)"
             raise UserError("also", list(self.also), expected)
-        if self.features != "none" and self.features != self.encode:
-            expected = f"none or {self.encode} with data.encode={self.encode}"
-            raise UserError("features", self.features, expected)
+        if self.features == "cached" and self.encode == "online":
+            raise UserError("features", self.features, "none or online with data.encode=online")
+        if self.features == "online" and self.also:
+            raise UserError("features", self.features, "none or cached with data.also")
         if self.features == "online" and not self.pictures.encoder:
             raise UserError("pictures.encoder", "''", "a folder with data.features=online")
         if self.mix and (len(self.mix) != 1 + len(self.also) or not all(w > 0 for w in self.mix)):

@@ -48,11 +48,12 @@ def memory_of(
                 loader.plan,
                 source.facts.batch_shapes,
                 _passes(engine, model, source, aligned),
-                _over_shapes(engine, model, source, aligned) if source.gives_latents else None,
+                _over_shapes(engine, model, source, aligned) if is_latent else None,
                 feature_bytes(source.facts) if aligned and source.gives_latents else (),
             )
             for name, (source, loader) in sources.items()
             for aligned in [alignment if name == "train" else None]
+            for is_latent in [source.gives_latents and not (aligned and source.facts.picture_shapes)]
         ],
         own=groups_of(alignment.projector, plain) if alignment else (),
     )
@@ -108,12 +109,15 @@ def _pass(
     model, loss = denoiser_pass(engine, config, shape, _padded(source, config), aligned)
 
     def encoded_loss() -> Tensor:
+        rows = torch.zeros(samples, dtype=torch.int64)
         if not source.gives_latents:
             pixels = torch.zeros((samples, *facts.batch_shapes[bucket]))
             source.moments(pixels)
             if aligned is not None:
-                rows = torch.zeros(samples, dtype=torch.int64)
                 source.features(Batch(pixels, rows, rows, rows.float()))
+        elif aligned is not None and facts.picture_shapes:
+            pictures = torch.zeros((samples, *facts.picture_shapes[bucket]), dtype=torch.uint8)
+            source.features(Batch(pictures, rows, rows, rows.float(), features=pictures))
         return loss()
 
     return model, encoded_loss

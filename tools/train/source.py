@@ -17,6 +17,7 @@ from data.loading.sources.cached import CachedLatents
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
 from data.loading.sources.mixed import MixedLatents
 from data.loading.sources.online import OnlineLatents
+from data.loading.sources.pictured import PicturedLatents, Pictures
 from models.autoencoder.store import locate
 from models.denoisers.network import DenoiserConfig
 from tools.runs.encoders import AutoencoderEncoder, CaptionEmbedder, Clock, PictureEncoder
@@ -39,10 +40,28 @@ def open_source(
     if cache.manifest.kind != "latent":
         expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
         raise UserError(field, place, expected)
+    if data.features == "online":
+        return _with_pictures(cache, data, check=check)
     if not data.also:
         return CachedLatents(cache)
     caches = [cache, *(Dataset(other, "data.also", check) for other in data.also)]
     return MixedLatents(caches, data.mix, text=text, pictures=data.features == "cached")
+
+
+def _with_pictures(cache: Dataset, data: DataConfig, *, check: bool) -> PicturedLatents:
+    """Open a cache whose pictures are read beside it."""
+    field, own = "data.pictures.source", data.pictures
+    place = own.source or CachedLatents(cache).encoded_with("source")
+    if not place:
+        raise UserError(field, "''", f"the raw dataset of {cache.place}, which does not say where that was")
+    raw = Dataset(place, field, check)
+    return PicturedLatents(cache, Pictures(cache, raw, field), _picture_encoder(data), own.threads)
+
+
+def _picture_encoder(data: DataConfig) -> PictureEncoder:
+    folder, field = Path(data.pictures.encoder), "data.pictures.encoder"
+    cpu, precision = torch.device("cpu"), data.online.precision
+    return PictureEncoder(folder, data.pictures.patch, cpu, precision, field=field)
 
 
 def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: str) -> OnlineLatents:
@@ -58,10 +77,7 @@ def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: 
         encoder.autoencoder.set_tiling(config.tiling)
     captions, pictures = None, None
     if data.features == "online":
-        own = data.pictures
-        pictures = PictureEncoder(
-            Path(own.encoder), own.patch, cpu, config.precision, field="data.pictures.encoder"
-        )
+        pictures = _picture_encoder(data)
     made_with = {"autoencoder": autoencoder, "text_encoder": config.text_encoder}
     with below("data.online"):
         if config.text_encoder:
@@ -192,7 +208,7 @@ def make_loader(
             tokens=model.tokens,
             text=text,
             captions=data,
-            feature_steps=feature_steps if data.features == "cached" else 0,
+            feature_steps=0 if data.features == "none" else feature_steps,
         )
 
 

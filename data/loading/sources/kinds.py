@@ -48,6 +48,7 @@ class LatentFacts:
     made_from: what made the latents, as the manifest of a cache records it.
     longest_text: tokens of the longest caption; None where captions were not embedded.
     feature_shapes: (F, h, w, E) of a picture encoder's features of each bucket; () where there are none.
+    picture_shapes: (3, F, H, W) of the pictures that batches bring in place of features; () for none.
     """
 
     place: str
@@ -60,6 +61,7 @@ class LatentFacts:
     made_from: Mapping[str, Any]
     longest_text: int | None
     feature_shapes: tuple[Shape, ...] = ()
+    picture_shapes: tuple[Shape, ...] = ()
 
     @property
     def encoder(self) -> str:

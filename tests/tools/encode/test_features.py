@@ -16,6 +16,7 @@ from data.dataset.index import Dataset
 from data.latent.features.feature_reading import FeatureReader
 from data.latent.reading import LatentReader, reader_of
 from data.loading.loader import LatentLoader
+from data.loading.sources.pictured import PicturedLatents, Pictures
 from data.media.formats import MediaLimits
 from data.order.buckets import Bucket
 from data.order.steps import LoaderConfig
@@ -27,6 +28,7 @@ from tests.tools.encode.encode_runs import SHAPES, content, make_autoencoder, ma
 from tools.encode import job as encode
 from tools.inspect import job as inspect
 from tools.inspect.config import Config as InspectConfig
+from tools.runs.encoders import PictureEncoder
 
 BAD, WORLD = 2, World(0, 1, 0, torch.device("cpu"))
 
@@ -149,3 +151,26 @@ def test_another_encoder_or_rule_is_refused(made: tuple[Dataset, encode.Config],
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"picture_encoder=.*expected a folder with config.json"):
         encode.plan(replace(config, picture_encoder=str(tmp_path / "empty")))
+
+
+def test_pictures_read_by_their_ids_give_the_features_of_the_cache(
+    made: tuple[Dataset, encode.Config], tmp_path: Path
+) -> None:
+    raw, config = made
+    cache, step = Dataset(config.output), LoaderConfig(group_size=8, rank_multiple=8)
+    encoder = PictureEncoder(Path(config.picture_encoder), 8, WORLD.device, "fp32")
+    source = PicturedLatents(cache, Pictures(cache, raw, "data.pictures.source"), encoder, 2)
+    assert source.facts.feature_shapes == ((1, 2, 2, 8), (2, 2, 2, 8))
+    assert source.facts.fingerprint != cache.manifest.fingerprint
+    loader = source.loader(step, WORLD, 3, feature_steps=3)
+    stored = LatentLoader([cache], step, WORLD, 3, feature_steps=None)
+    for number in range(3):
+        for batch, expected in zip(loader.load(number), stored.load(number), strict=True):
+            assert torch.equal(batch.x, expected.x)
+            found, there = source.features(batch), expected.weight > 0
+            assert found is not None
+            assert expected.features is not None
+            torch.testing.assert_close(found[there], expected.features[there], rtol=2e-3, atol=2e-3)
+    assert loader.load(3)[0].features is None
+    with pytest.raises(UserError, match=r"data.pictures.source=.*expected the raw dataset \w+, from which"):
+        Pictures(cache, make_raw(tmp_path, images=3), "data.pictures.source")

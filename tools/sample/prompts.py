@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from core.errors import UserError
 from core.files import read_text
+from core.progress import counted, say
 from data.latent.reading import compare
 from tools.runs.encoders import CaptionEmbedder, Clock
 
 LARGEST_FILE = 1 << 26  # bytes
 BATCH = 32  # prompts embedded at once
+SHOWN = 60  # letters of a prompt in a line
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def embed(
 ) -> Prompts | None:
     """Embed prompts with the text encoder of the run's captions.
 
-    None for no prompts.
+    None for no prompts; those that are longer than the encoder takes are counted, and said.
 
     recorded, folder: what that is and where it lies.  Values are rounded to float16, as in a cache.
     UserError where the run knows no text, or the folder holds another encoder (the differing field).
@@ -78,8 +81,17 @@ def embed(
     if (differs := compare(recorded, embedder.identity)) is not None:
         field, then, now = differs
         raise UserError("text_encoder", folder, f"the one of the run, with {field}={then}; here it is {now}")
+    _tell_cut(texts, embedder)
     found: list[Tensor] = []
     for start in range(0, len(texts), BATCH):
         found += embedder.encode_captions(list(texts[start : start + BATCH]))
     tokens = pad_sequence([rows.to(torch.float16) for rows in found], batch_first=True).to(device)
     return Prompts(texts, tokens, torch.tensor([len(rows) for rows in found], device=device))
+
+
+def _tell_cut(texts: Sequence[str], embedder: CaptionEmbedder) -> None:
+    """Say how many prompts lose their end."""
+    lengths = embedder.count_tokens(list(texts))
+    if cut := [text for text, length in zip(texts, lengths, strict=True) if length > embedder.tokens]:
+        takes = f"longer than the {embedder.tokens} tokens of the text encoder, and their rest is cut off"
+        say(f"warning: {counted(len(cut), 'prompt')} of {len(texts)} {takes}: {cut[0][:SHOWN]!r}")

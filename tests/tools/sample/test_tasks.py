@@ -234,7 +234,9 @@ def test_another_file_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> 
             r"9 frames, as the samples; it has 1",
         ),
         ({"image": "text.png", "start_time": 0.5}, {}, r"task\.image=.*that can be read"),
-        ({"window": 8}, {"frames": 9}, r"frames|window"),
+        ({"window": 8}, {"frames": 9}, r"^task\.window=8: expected 1 \+ k \* 4"),
+        ({}, {"frames": 8}, r"^frames=8: expected 1 \+ k \* 4"),
+        ({}, {"height": 18}, r"^height=18: expected a multiple of"),
     ],
 )
 def test_bad_input_is_one_clear_line(

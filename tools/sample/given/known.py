@@ -23,7 +23,7 @@ from core.diffusion.frames.training_levels import GivenConfig
 from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.kinds import KINDS
 from core.diffusion.tasks.windows import Windows
-from core.errors import UserError, below
+from core.errors import UserError, below, renamed
 from core.run.folder import CONFIG
 from data.latent.normalising import Normaliser
 from data.media.images import to_tensor
@@ -84,7 +84,8 @@ class Keeper:
         if not task.window:
             return None
         _, height, width = pixels
-        length, _, _ = self.autoencoder.latent_shape((task.window, height, width))
+        with renamed({"frames": "window"}):
+            length, _, _ = self.autoencoder.latent_shape((task.window, height, width))
         overlap = round(length * task.overlap / task.window) if task.overlap else length // 2
         return Windows(length, max(1, overlap), self.network.frames_per_level or 1)
 

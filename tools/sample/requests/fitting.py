@@ -58,8 +58,9 @@ def make_schedule(
         require_kind(settings.files, schedule.forms[0])
     if keeper is not None and shape_of is not None:
         form = schedule.forms[0]
+        pixels = keeper.pixels(form.size.frames, shape_of(form.size))
         with below("task"):
-            keeper.check(form.task, form.sampler, keeper.pixels(form.size.frames, shape_of(form.size)))
+            keeper.check(form.task, form.sampler, pixels)
     return schedule
 
 

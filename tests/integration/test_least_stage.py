@@ -59,7 +59,7 @@ def test_the_stage_that_memory_leaves_is_trained_with_and_kept(stage: int, tmp_p
 
     said = train("short", "trainer.steps=2")
     assert f"engine: ZeRO stage {stage}, the least that fits" in said
-    assert json.loads((run / "zero_stage.json").read_text()) == {"ranks": 2, "zero_stage": stage}
+    assert json.loads((run / "choices.json").read_text())["zero_stage"] == {"value": stage, "ranks": 2}
     said = train("plenty", "trainer.steps=4")
     assert f"engine: ZeRO stage {stage}, with which the run was begun" in said
     assert "continuing after step 2" in said

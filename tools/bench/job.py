@@ -35,6 +35,7 @@ PACKAGES = (
     "pillow",
     "diffusers",
     "deepspeed",
+    "torch-fidelity",
 )
 
 
@@ -57,6 +58,7 @@ class Config:
         "solver",
         "world",
         "sampling",
+        "evaluation",
     ] = setting(REQUIRED, "what is measured")
     output: str = setting(
         "runs/bench", "folder that receives results, and holds the material during the run", shown="path"
@@ -68,6 +70,7 @@ class Config:
     videos: int = setting(128, "latents of 2.2 MB", unit="samples", low=16)
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
     ranks: tuple[int, ...] = setting((8, 64, 512, 4096), "world: numbers of ranks", low=1)
+    features: int = setting(50_000, "evaluation: features of 2,048 numbers", low=4096)
     clips: int = setting(6, "clips of 16 frames a round", low=1)
     video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
     network: str = setting(

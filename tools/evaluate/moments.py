@@ -16,6 +16,7 @@ from tools.evaluate.measures import frechet_by_root, root_of
 
 Floats = NDArray[np.float64]
 LARGEST = 1 << 30  # bytes of an array of a reference
+ROWS = 4096  # added up at once
 
 
 @dataclass
@@ -59,10 +60,11 @@ class Moments:
             return
         if not self.count and not self.is_fixed:
             self.guess = features.mean(0, dtype=np.float64)
-        apart = features.astype(np.float64) - self.guess
         self.count += len(features)
-        self.first += apart.sum(0)
-        self.second += apart.T @ apart
+        for start in range(0, len(features), ROWS):
+            apart = features[start : start + ROWS] - self.guess
+            self.first += apart.sum(0)
+            self.second += apart.T @ apart
 
     def merged(self, other: Moments) -> Moments:
         """Return the sums of both, those of another rank or part."""
@@ -105,7 +107,10 @@ class Reference:
 
     def distance(self, moments: Moments) -> float:
         """Return the Fréchet distance of features with these sums."""
-        mean, covariance = moments.mean, moments.covariance
+        return self.distance_of(moments.mean, moments.covariance)
+
+    def distance_of(self, mean: Floats, covariance: Floats) -> float:
+        """Return the Fréchet distance of features with this mean and covariance."""
         return frechet_by_root(self.mean, self.covariance, self.root, mean, covariance)
 
     @cached_property

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from core.errors import UserError
 from tools.evaluate.features import gaussian_mmd, inception_score, kernel_distance, neighbours, unbiased_mmd
@@ -79,6 +80,41 @@ def test_kid_is_unbiased_and_its_twin() -> None:
         gaussian(3, 300).astype(np.float32), gaussian(4, 300).astype(np.float32), 0, 10, 100
     )
     assert abs(spread.value) < 3 * spread.half_width
+
+
+def drawn(seed: int, count: int) -> np.ndarray:
+    """Return features that no version of NumPy changes."""
+    words = np.random.Philox(key=seed).random_raw(count * 16)
+    return ((words >> np.uint64(11)) * 2.0**-53).reshape(count, 16)
+
+
+def test_scores_are_those_of_torch_fidelity() -> None:
+    """The numbers are torch-fidelity 0.4.0's for the same float64 features, by its formulas alone."""
+    made, real = drawn(1, 400) ** 2, 1.1 * drawn(2, 500)
+    assert Reference.of(sums(real)).distance(sums(made)) == pytest.approx(0.7765920535487294, rel=1e-12)
+    assert unbiased_mmd(made, real[:400]) == pytest.approx(0.2697725780429101, rel=1e-12)
+    near = neighbours(made.astype(np.float32), real.astype(np.float32))
+    assert (near.precision, near.recall) == pytest.approx((0.56, 0.546))
+    logits = 8 * made
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)  # one split, in float64
+    p = np.exp(log_p)
+    assert math.exp((p * (log_p - np.log(p.mean(0)))).sum(1).mean()) == pytest.approx(4.213767848082752)
+    assert inception_score(logits.astype(np.float32), 0, splits=1).value == pytest.approx(
+        4.213767848082752, rel=1e-6
+    )
+
+
+def test_statistics_in_a_file_give_the_distance_of_adms_formulas(tmp_path: Path) -> None:
+    """ADM's evaluator: `np.cov` of features, and the trace of `sqrtm` of the product of both covariances."""
+    made, real = drawn(3, 300), drawn(4, 400) ** 2
+    np.savez(tmp_path / "ref.npz", mu=real.mean(0), sigma=np.cov(real, rowvar=False))
+    apart, covariance = made.mean(0) - real.mean(0), np.cov(made, rowvar=False)
+    root = scipy.linalg.sqrtm(covariance @ np.cov(real, rowvar=False)).real
+    expected = (
+        apart @ apart + np.trace(covariance) + np.trace(np.cov(real, rowvar=False)) - 2 * np.trace(root)
+    )
+    found = read_reference(tmp_path / "ref.npz", 16).distance(sums(made))
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_inception_score_of_known_predictions() -> None:

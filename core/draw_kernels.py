@@ -21,7 +21,7 @@ _FIRST_CELL: tl.constexpr = tl.constexpr(2.0**-32)
 _TURN: tl.constexpr = tl.constexpr(2 * math.pi * 2.0**-32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["step_index"])  # it is another one in every step, and 1 in the second
 def start_kernel(keys, ids, positions, streams, samples, seeds, step_index, BLOCK: tl.constexpr):
     """Mix (id, step, position) under the key of each purpose: keys, counters and first block of streams."""
     purpose = tl.program_id(0).to(tl.int64)

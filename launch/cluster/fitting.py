@@ -27,7 +27,8 @@ def require_fit(job: str, config: Any, cluster: ClusterConfig) -> list[str]:
     from tools.plan.step_samples import workload
 
     plan = PlanConfig(device=named, ranks=cluster.world_size, ranks_per_node=cluster.tasks_per_node)
-    work = workload(config.source, config.autoencoder, plan, config.data, config.model, config.engine)
+    sections = plan, config.data, config.model, config.engine, config.objective.alignment
+    work = workload(config.source, config.autoencoder, *sections)
     found = estimate(
         plan, Run(config.model, config.engine, config.ema, config.trainer, config.optimizer), work
     )

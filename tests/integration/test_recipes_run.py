@@ -90,7 +90,8 @@ def test_a_dry_run_counts_the_activations_that_a_plan_counts(name: str, tmp_path
     parts = (run.model, run.data, run.ema, run.optimizer, train.by_use(*data))
     (table,) = train.memory_of(*parts, run.engine).measure(world.device, None)
     policy = run.engine.activation_checkpointing
-    work = workload("", "", config.plan, config.data, config.model, config.engine)
+    sections = config.plan, config.data, config.model, config.engine, config.objective.alignment
+    work = workload("", "", *sections)
     assert table == activations(run.model, run.engine, work, policy)
 
 

@@ -77,7 +77,7 @@ def estimate(
             "epochs": steps * per_step / max(work.samples, 1),
         },
         "cache_bytes": figures.cache_bytes(work, plan, run.model.text_width),
-        "checkpoint_bytes": checkpoint_bytes(run.groups, averages),
+        "checkpoint_bytes": checkpoint_bytes(run.groups, averages) + checkpoint_bytes(work.own, 0),
         "save_every": run.trainer.save_every,
         "ranks": plan.ranks,
         "device": _device(device) if device else None,

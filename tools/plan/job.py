@@ -43,7 +43,8 @@ def run(config: Config) -> None:
         raise UserError("file", config.file, "a file that is not there yet, or overwrite=true")
 
     def samples(data: DataConfig) -> Workload:
-        return workload(config.source, config.autoencoder, config.plan, data, config.model, config.engine)
+        sections = config.plan, data, config.model, config.engine, config.objective.alignment
+        return workload(config.source, config.autoencoder, *sections)
 
     configured = work = samples(config.data)
     measured, device = None, device_of(config.plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,7 @@ from core.memory.micro_batch import Measured, divisors
 from core.memory.state import ParameterGroup
 from models.denoisers.network import DenoiserConfig
 from tools.plan.step_samples import Workload
-from tools.runs.memory.run_memory import state_of
+from tools.runs.memory.run_memory import own_bytes, state_of
 from tools.train import denoiser_pass
 
 POLICIES = ("none", "selective", "every_k", "full")
@@ -51,8 +52,8 @@ def activations(
     """Count the activations of samples of each bucket with a policy, over shapes alone."""
     chosen = replace(engine, activation_checkpointing=policy)  # type: ignore[arg-type]
     return [
-        denoiser_pass.activations(model, chosen, bucket.shape, workload.text_tokens)
-        for bucket in workload.buckets
+        denoiser_pass.activations(model, chosen, bucket.shape, workload.text_tokens, aligned=aligned)
+        for bucket, aligned in itertools.zip_longest(workload.buckets, workload.aligned)
     ]
 
 
@@ -97,7 +98,8 @@ def possible(
         staged = replace(engine, zero_stage=stage)
         on_rank = state_of(groups, staged, ranks, on_node, averages=averages)
         of_rank = shared(measured, degree)
-        takes = fit(on_rank, usable, shares, of_rank, micro_batch=engine.micro_batch)
+        more = own_bytes(workload.own, staged, ranks, on_node)
+        takes = fit(on_rank, usable, shares, of_rank, micro_batch=engine.micro_batch, more=more)
         sizes = [
             _micro_batches(takes, share, each, usable) for share, each in zip(shares, of_rank, strict=True)
         ]

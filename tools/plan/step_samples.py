@@ -9,16 +9,22 @@ from pathlib import Path
 
 import torch
 
+from core.diffusion.alignment.config import AlignmentConfig
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
+from core.memory.state import ParameterGroup
+from core.optim.groups import OptimizerConfig
 from data.order.bucket_rows import BucketRows
 from data.order.buckets import check_ranks, group_sizes
 from data.order.steps import BucketSamples, group_shares
 from models.denoisers.network import DenoiserConfig
 from tools.plan.config import PlanConfig
+from tools.runs.memory.run_memory import groups_of
+from tools.train.alignment import alignment_of
 from tools.train.config import DataConfig
-from tools.train.source import make_loader, open_source, require_suited
+from tools.train.denoiser_pass import Aligned
+from tools.train.source import make_loader, open_source, require_features, require_suited
 
 LATENT_BYTES = 2  # of a number in a cache
 Shape = tuple[int, int, int, int]
@@ -41,12 +47,19 @@ class Workload:
     """All that a step takes samples from.
 
     groups_per_step: of all ranks.  data_ranks: that have samples of their own.  text_tokens: of a caption.
+    aligned: with what a block is aligned, for each bucket; () for none.
     """
 
     buckets: Sequence[Bucket]
     groups_per_step: int
     data_ranks: int
     text_tokens: int
+    aligned: Sequence[Aligned] = ()
+
+    @property
+    def own(self) -> list[ParameterGroup]:
+        """The objective's own parameters: the projector's."""
+        return groups_of(self.aligned[0].alignment.projector, OptimizerConfig()) if self.aligned else []
 
     @property
     def samples(self) -> int:
@@ -70,14 +83,20 @@ def workload(
     data: DataConfig,
     model: DenoiserConfig,
     engine: EngineConfig,
+    alignment: AlignmentConfig,
 ) -> Workload:
-    """Read a source's samples, or take those that `plan.samples` and `plan.shapes` state."""
+    """Read a source's samples, or take those that `plan.samples` and `plan.shapes` state.
+
+    alignment: of a block with the source's features, where `data` takes them.
+    """
     if plan.ranks % engine.sequence_parallel:
         expected = f"a divisor of plan.ranks={plan.ranks}"
         raise UserError("engine.sequence_parallel", engine.sequence_parallel, expected)
     data_ranks = plan.ranks // engine.sequence_parallel
     if source:
-        return _of_source(source, plan, data, model, engine, autoencoder, data_ranks)
+        return _of_source(source, plan, data, model, engine, autoencoder, data_ranks, alignment)
+    if data.features != "none":
+        raise UserError("source", "''", f"one that has features, with data.features={data.features}")
     otherwise = ", or a source that has samples: a latent cache, or a raw dataset with its autoencoder"
     if not plan.shapes:
         said = "shapes of latents, such as [[4,1,32,32]] or those in a file of configs/plan/"
@@ -129,9 +148,11 @@ def _of_source(
     engine: EngineConfig,
     autoencoder: str,
     data_ranks: int,
+    alignment: AlignmentConfig,
 ) -> Workload:
     opened = open_source(source, autoencoder, data, run=Path(), text=model.text_width > 0)
     require_suited(opened, model)
+    require_features(opened, data)
     world = World(0, plan.ranks, 0, torch.device("cpu"))
     steps = make_loader(opened, data, engine, model, world, seed=0).plan
     facts = opened.facts
@@ -142,4 +163,6 @@ def _of_source(
             steps.buckets, facts.latent_shapes, steps.group_sizes, steps.weights, strict=True
         )
     ]
-    return Workload(buckets, data.groups_per_step, data_ranks, text)
+    block = alignment_of(data, alignment, model, facts, 1)
+    aligned = [Aligned(block, shape) for shape in facts.feature_shapes] if block else []
+    return Workload(buckets, data.groups_per_step, data_ranks, text, aligned)

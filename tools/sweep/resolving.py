@@ -193,7 +193,8 @@ def _with_steps(config: TrainConfig, rules: RulesConfig, steps: int, output: str
 
 def _workload(config: TrainConfig, plan: PlanConfig) -> Workload:
     plan = replace(plan, ranks=config.processes)
-    return workload(config.source, config.autoencoder, plan, config.data, config.model, config.engine)
+    sections = plan, config.data, config.model, config.engine, config.objective.alignment
+    return workload(config.source, config.autoencoder, *sections)
 
 
 def _require_fit(run: SweepRun, plan: PlanConfig, device: Device) -> None:

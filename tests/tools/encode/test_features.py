@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from core.averages.ema import EmaConfig
+from core.diffusion.alignment.config import AlignmentConfig
 from core.distributed.ranks import World
+from core.engine.config import EngineConfig
 from core.errors import UserError, WorkError
+from core.optim.groups import OptimizerConfig
+from core.train.config import TrainerConfig
 from data.dataset.index import Dataset
 from data.latent.features.feature_reading import FeatureReader
 from data.latent.reading import LatentReader, reader_of
@@ -21,6 +26,7 @@ from data.media.formats import MediaLimits
 from data.order.buckets import Bucket
 from data.order.steps import LoaderConfig
 from data.raw.decoding import read_pixels
+from models.denoisers.dit import DiTConfig
 from models.extractors.patches import load_patch_encoder
 from tests.data.raw_datasets import damage, make_raw
 from tests.models.public_models import save_dinov2
@@ -28,7 +34,12 @@ from tests.tools.encode.encode_runs import SHAPES, content, make_autoencoder, ma
 from tools.encode import job as encode
 from tools.inspect import job as inspect
 from tools.inspect.config import Config as InspectConfig
+from tools.plan.config import PlanConfig
+from tools.plan.estimate import Run, estimate
+from tools.plan.memory import activations
+from tools.plan.step_samples import workload
 from tools.runs.encoders import PictureEncoder
+from tools.train.config import DataConfig
 
 BAD, WORLD = 2, World(0, 1, 0, torch.device("cpu"))
 
@@ -174,3 +185,23 @@ def test_pictures_read_by_their_ids_give_the_features_of_the_cache(
     assert loader.load(3)[0].features is None
     with pytest.raises(UserError, match=r"data.pictures.source=.*expected the raw dataset \w+, from which"):
         Pictures(cache, make_raw(tmp_path, images=3), "data.pictures.source")
+
+
+@pytest.mark.full
+def test_a_plan_counts_the_projector_and_what_alignment_keeps(made: tuple[Dataset, encode.Config]) -> None:
+    _, config = made
+    model = DiTConfig(depth=3, width=16, heads=2, patch=(1, 1, 1), attention="math", num_classes=2)
+    known = (PlanConfig(ranks=8), DataConfig(group_size=8), model, EngineConfig())
+    place, alignment = str(config.output), AlignmentConfig(projector_width=64)
+    plain = workload(place, "", *known, AlignmentConfig())
+    data = replace(known[1], features="cached")
+    aligned = workload(place, "", known[0], data, *known[2:], alignment)
+    assert [sum(group.numbers for group in work.own) for work in (plain, aligned)] == [0, 5768]
+    less, more = (activations(model, EngineConfig(), work, "none") for work in (plain, aligned))
+    assert all(a.bytes(8) < b.bytes(8) for a, b in zip(less, more, strict=True))
+    sections = Run(model, EngineConfig(), EmaConfig(), TrainerConfig(), OptimizerConfig())
+    before, after = (estimate(known[0], sections, work) for work in (plain, aligned))
+    assert after["checkpoint_bytes"] - before["checkpoint_bytes"] == 3 * 4 * 5768
+    assert after["configured"]["bytes"] > before["configured"]["bytes"]
+    with pytest.raises(UserError, match="source='': expected one that has features"):
+        workload("", "", replace(known[0], samples=8, shapes=((4, 1, 2, 2),)), data, *known[2:], alignment)

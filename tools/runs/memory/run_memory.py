@@ -61,6 +61,20 @@ def state_of(
     return TrainingState(ranks=ranks, **known)
 
 
+def own_bytes(
+    own: Sequence[ParameterGroup], engine: EngineConfig, ranks: int, on_node: int, *, saves: int = 0
+) -> dict[str, int]:
+    """Return the bytes on a rank of the state of an objective's own parameters; {} where there are none.
+
+    on_node: ranks of a node.  saves: copies for checkpoints in the same memory.
+    """
+    if not own:
+        return {}
+    plain = replace(engine, precision="fp32", gradient_dtype="fp32")
+    state = state_of(own, plain, ranks, on_node, averages=0, saves=saves)
+    return {"objective's own parameters": sum(state.parts().values())}
+
+
 def free_of_ranks(world: World, peers: int = 0) -> Free:
     """Return what the rank has free that has the least (collective, unless `peers` ranks share it)."""
     device = None
@@ -133,12 +147,8 @@ class MemoryOfRun:
 
     def objective(self, world: World) -> dict[str, int]:
         """Bytes of the state of the objective's own parameters."""
-        if not self.own:
-            return {}
-        plain = replace(self.engine, precision="fp32", gradient_dtype="fp32")
-        saves, ranks = int(world.device.type == "cpu"), world.size
-        state = state_of(self.own, plain, ranks, ranks_on_node(ranks), averages=0, saves=saves)
-        return {"objective's own parameters": sum(state.parts().values())}
+        saves, on_node = int(world.device.type == "cpu"), ranks_on_node(world.size)
+        return own_bytes(self.own, self.engine, world.size, on_node, saves=saves)
 
     def read_ahead(self, world: World) -> dict[str, int]:
         """Bytes of samples that lie in the same memory as tensors: latents are sent to a GPU ahead."""

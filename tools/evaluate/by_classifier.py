@@ -17,11 +17,12 @@ from tools.evaluate import copies, measures
 from tools.evaluate.decoded import beside_noise, reconstruction_psnr
 from tools.evaluate.judge import Judge, make_judge
 from tools.evaluate.measures import motion, ratio
-from tools.evaluate.real_samples import RealSamples, Shape, read
+from tools.evaluate.real_samples import RealSamples, Shape, read, rule_of
 from tools.runs import rulers
 from tools.runs import score_names as names
 from tools.runs.samples import Samples
 
+FORMULAS = 1  # version of the measures, in rulers
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
 
 
@@ -75,6 +76,10 @@ def scores_of(
         )
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     measured = {"extractor": "classifier trained on the spot", "classifier_steps": asked.steps}
+    measured |= rule_of(Dataset(Path(asked.real))) | {
+        "resize": "bilinear to 32x32, antialiased",
+        "formulas": FORMULAS,
+    }
     chosen = {"seed": asked.seed, "count": asked.count, "draws": asked.draws, "most_real": asked.most_real}
     records = rulers.of_samples(samples, {**measured, **chosen, **clips, **beside})
     return {**finite, rulers.PAIRS: pairs, rulers.OF: dict(of), **records}

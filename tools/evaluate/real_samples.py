@@ -16,6 +16,7 @@ from core.progress import Progress, say
 from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
 from data.media.formats import MediaError
 from data.media.images import decode_media
+from data.media.scaling import RESIZE
 from data.order.buckets import is_image
 from data.raw.decoding import sample_media
 
@@ -123,6 +124,11 @@ def batched(samples: Iterable[Pixels], size: int) -> Iterator[Pixels]:
 def nothing_readable(dataset: Dataset, shape: Shape) -> WorkError:
     """Return what is raised where a dataset has nothing to compare with."""
     return WorkError(f"{dataset.folder}: no readable {'clip' if shape.is_clip else 'image'} to compare with")
+
+
+def rule_of(dataset: Dataset) -> dict[str, Any]:
+    """Return what a ruler says of how real samples become those that are compared with."""
+    return {"real_resize": dict(RESIZE), "real_colour": dataset.colour, "rounding": "to bytes"}
 
 
 def chosen_rows(dataset: Dataset, shape: Shape, most: int, seed: int) -> Labels:

@@ -24,7 +24,7 @@ from tools.evaluate.extractors.extractor import Pixels, distance_scores
 from tools.evaluate.extractors.inception_scores import InceptionScores, open_extractor
 from tools.evaluate.measures import bootstrap_interval
 from tools.evaluate.moments import Reference
-from tools.evaluate.real_samples import Shape, batched, real_pixels
+from tools.evaluate.real_samples import Shape, batched, real_pixels, rule_of
 from tools.evaluate.ssim import SIDE, ssim
 from tools.runs import rulers
 from tools.runs import score_names as names
@@ -115,7 +115,7 @@ def _records(
         "measure": "reconstruction",
         "size": list(asked.reconstruction.size),
         "real": of["real"],
-        "real_resize": "bicubic to cover, centre crop",
+        **rule_of(Dataset(Path(asked.real))),
         "most_real": asked.most_real,
         "seed": asked.seed,
         **{

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.files import fingerprint
-from tools.runs.samples import Samples
+from tools.runs.samples import Samples, read_made_from
 
 OF, RULER, SUBJECT = "of", "ruler", "subject"  # in scores.json, beside the scores
 PAIRS = "closest_pairs"  # samples and the training pictures that are most alike
@@ -24,6 +24,9 @@ def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[
     ruler = {**measured, "samples": {name: _form(each) for name, each in sorted(kinds.items())}}
     subject = {name: _one(samples, name) for name in SUBJECTS}
     subject |= {name: _one(samples, name) for name in GUIDES if any(name in each.record for each in samples)}
+    begun = [read_made_from(each.folder) for each in samples]
+    precisions = {record.get("precision", "fp32") if record else None for record in begun}
+    subject["precision"] = precisions.pop() if len(precisions) == 1 else sorted(map(str, precisions))
     return {RULER: ruler, SUBJECT: subject}
 
 

@@ -23,7 +23,7 @@ from tools.evaluate.extractors.extractor import Extractor, Seen
 from tools.evaluate.extractors.feature_parts import MADE, REAL, FeatureParts
 from tools.evaluate.extractors.feature_units import FeatureUnits, Real
 from tools.evaluate.extractors.kinds import KINDS
-from tools.evaluate.real_samples import Shape, nothing_readable
+from tools.evaluate.real_samples import Shape, nothing_readable, rule_of
 from tools.runs import rulers
 from tools.runs.sample_files import prompts_of
 from tools.runs.samples import Samples
@@ -111,8 +111,9 @@ def _against(
     seen = extractor.seen(parts.of(REAL)) if len(real.rows) else None
     if seen is None or not len(seen.features):
         raise nothing_readable(real.data, real.shape)
-    found = extractor.scores(made, seen, real.seed) | {"reference_count": len(seen.features)}
-    rule: dict[str, Any] = {"real_resize": "bicubic to cover, centre crop"}
+    count = {"reference_count": len(seen.features)}
+    found = extractor.scores(made, seen, real.seed) | count
+    rule: dict[str, Any] = {**rule_of(real.data), **count}
     if extractor.of_clips:
         rule |= {"fps": real.fps, "stride": real.stride}
     return found, {"real": of["real"], "most_real": real.most, "seed": real.seed, **rule}

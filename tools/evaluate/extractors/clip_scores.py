@@ -14,6 +14,7 @@ from core.errors import UserError
 from models.extractors.vision import Clip, load_clip
 from tools.evaluate.extractors.extractor import (
     FEATURES,
+    UNKNOWN,
     Extractor,
     Features,
     Numbers,
@@ -44,6 +45,7 @@ class ClipScores(Extractor):
         side = self.network.side
         return {
             "extractor": "clip",
+            **UNKNOWN,
             "extractor_identity": self.network.identity,
             "precision": "float32",
             "resize": f"bicubic to cover {side}x{side}, anti-aliased, centre crop",

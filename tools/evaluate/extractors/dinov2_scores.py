@@ -12,6 +12,7 @@ from core.errors import UserError
 from models.extractors.vision import DINOV2_SIDE, DinoV2, load_dinov2
 from tools.evaluate.extractors.extractor import (
     FEATURES,
+    UNKNOWN,
     Extractor,
     Features,
     Numbers,
@@ -38,6 +39,7 @@ class DinoV2Scores(Extractor):
     def ruler(self) -> dict[str, Any]:
         return {
             "extractor": "dinov2",
+            **UNKNOWN,
             "extractor_identity": self.network.identity,
             "precision": "float32",
             "resize": f"bicubic to {DINOV2_SIDE}x{DINOV2_SIDE}, anti-aliased",

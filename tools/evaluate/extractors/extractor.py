@@ -18,6 +18,7 @@ from tools.evaluate.moments import Moments, Reference
 
 Pixels = NDArray[np.uint8]
 Features = NDArray[np.float32]
+UNKNOWN = {"extractor_weights": "of unknown origin"}  # in rulers: no published hash to compare theirs with
 Numbers = Mapping[str, Features]
 FEATURES = "features"
 

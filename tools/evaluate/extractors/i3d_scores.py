@@ -12,6 +12,7 @@ from core.errors import UserError
 from models.extractors import i3d
 from tools.evaluate.extractors.extractor import (
     FEATURES,
+    UNKNOWN,
     Extractor,
     Features,
     Numbers,
@@ -38,6 +39,7 @@ class I3DScores(Extractor):
     def ruler(self) -> dict[str, Any]:
         return {
             "extractor": "i3d",
+            **UNKNOWN,
             "extractor_sha256": self.network.sha256,
             "precision": "float32",
             "resize": "to 224x224, by the file itself",

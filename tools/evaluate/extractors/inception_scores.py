@@ -22,6 +22,7 @@ from core.files import sha256_file
 from models.extractors import inception
 from tools.evaluate.extractors.extractor import (
     FEATURES,
+    UNKNOWN,
     Extractor,
     Features,
     Numbers,
@@ -34,6 +35,7 @@ from tools.evaluate.features import inception_score, kernel_distance, neighbours
 from tools.evaluate.moments import Moments, Reference, read_reference
 from tools.runs import score_names as names
 
+PUBLISHED = "6726825d"  # with which the hash of the published file begins, as its name says
 FORMULAS = 1  # version of the measures, in rulers
 SPATIAL_WIDTH = inception.SPATIAL * 17 * 17
 LOGITS, SPATIAL = "logits", "spatial"
@@ -51,6 +53,7 @@ class InceptionScores(Extractor):
     def ruler(self) -> dict[str, Any]:
         return {
             "extractor": "inception-2015-12-05",
+            **({"extractor_weights": "published"} if self.sha256.startswith(PUBLISHED) else UNKNOWN),
             "extractor_sha256": self.sha256,
             "precision": "float32",
             "resize": "bilinear to 299x299 as TensorFlow 1, no anti-aliasing",

@@ -18,6 +18,7 @@ from tests.models.extractors.made_weights import random_weights
 from tests.models.public_models import save_clip, save_dinov2, save_i3d
 from tests.tools.evaluate.test_job import write_samples
 from tools.evaluate import job as evaluate
+from tools.evaluate.extractors.inception_scores import InceptionScores
 from tools.shard import job as shard
 
 
@@ -99,6 +100,20 @@ def test_dinov2_and_clip_see_the_same_pictures_and_no_distance(tmp_path: Path, r
     assert "clip_score" not in clip  # the samples have no prompts
     other = write_samples(tmp_path / "other", pictures(1, 12), np.full(12, -1))
     assert scores(other, tmp_path / "clip", extractor="clip", real=str(real))["cmmd"] > 1e-3
+
+
+def test_a_ruler_says_how_real_pictures_were_read(tmp_path: Path, real: Path) -> None:
+    write_samples(tmp_path, pictures(0, 12), np.full(12, -1))
+    ruler = scores(tmp_path, save_dinov2(tmp_path / "dino"), extractor="dinov2", real=str(real))["ruler"]
+    assert ruler["real_resize"]["images"] == "Pillow bicubic, antialiased, to cover; centre crop"
+    assert (ruler["real_colour"], ruler["rounding"], ruler["reference_count"]) == ("convert", "to bytes", 12)
+    assert ruler["extractor_weights"] == "of unknown origin"
+
+
+def test_weights_of_the_published_hash_are_called_published() -> None:
+    known = dict.fromkeys(("network", "device"), None)
+    rulers = [InceptionScores(**known, sha256=sha256).ruler for sha256 in ("6726825d" + 56 * "0", 64 * "0")]  # type: ignore[arg-type]
+    assert [ruler["extractor_weights"] for ruler in rulers] == ["published", "of unknown origin"]
 
 
 def test_the_clip_score_pairs_each_file_with_its_prompt(tmp_path: Path, real: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol
 
 
@@ -39,7 +40,9 @@ class TimedEngine:
     def __init__(self, engine: Any, watch: Watch) -> None:
         self._engine, self._forward = engine, watch.around(engine)
         for name in ("backward", "step", "was_step_applied", "get_global_grad_norm"):
-            setattr(self, name, watch.around(getattr(engine, name)))
+            call = partial(getattr(engine, name))  # wrapped by DeepSpeed, some without their name
+            call.__qualname__ = f"DeepSpeedEngine.{name}"  # type: ignore[attr-defined]
+            setattr(self, name, watch.around(call))
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self._forward(*arguments, **options)

@@ -1,10 +1,11 @@
-"""Measure what this project's layer adds to a training step, beside DeepSpeed, network and averages.
+"""Measure what this project's layer adds to a training step, beside engine, network and averages.
 
-A real run of the trainer on latents that lie in memory. A stopwatch runs in every call of DeepSpeed's engine
+A real run of the trainer on latents that lie in memory. A stopwatch runs in every call of the library
 (the network's forward and backward, the step, and what is asked of it), while the network's graph is freed,
 and inside the update of the averages; what is left of a step is ours: taking a batch from the thread that
 reads ahead, the objective's arithmetic, weights and their sum over ranks, flags, metrics. On a CPU that
 thread also makes draws and the network's input, as in training; the time of that alone is reported beside.
+Before and after the run the same network is trained by a loop without any engine (`bare_loop`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from core.averages.ema import EmaConfig
 from core.batch import Batch, Condition
@@ -37,7 +39,8 @@ from data.latent.normalising import Normaliser
 from data.loading.ahead import read_ahead
 from data.order.steps import LoaderConfig
 from models.denoisers.dit import DiT, DiTConfig
-from tools.bench.job import Config
+from tools.bench.bare_loop import seconds_of_steps
+from tools.bench.job import Config, Kind
 from tools.bench.rounds import Floor, Row, Timing
 from tools.train import prepared
 from tools.train.objective import LatentObjective
@@ -45,7 +48,9 @@ from tools.train.objective import LatentObjective
 NETWORK = DiTConfig(width=128, depth=8, heads=2)
 SHAPE = (8, 2, 4, 1, 16, 16)  # moments of 8 latents, 64 tokens each
 STEPS, WARM_UP = 200, 20
-REST = "DeepSpeed, network and average alone"
+NAMES, STAGES = {"deepspeed": "DeepSpeed", "fsdp2": "FSDP2"}, {"deepspeed": 1, "fsdp2": 2}
+REST = {kind: f"{name}, network and average alone" for kind, name in NAMES.items()}
+BARE = "a bare loop"
 OWN_MS, OWN_SHARE = 0.3, 0.02
 
 
@@ -53,42 +58,52 @@ class Stopwatch:
     """Seconds spent inside the functions it was put around, as a `Watch` of a trainer.
 
     On a CPU it does next to nothing beside them, since what it does counts as ours.
-    steps_s: of every step.  own_s: of them those outside of these functions, which are ours.
+    steps_s: of every step.  own_s: of them those outside of these functions, which are ours.  parts_s: those
+    inside, by function.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self.seconds = device if device.type == "cuda" else None, 0.0
         self.steps_s: list[float] = []
         self.own_s: list[float] = []
+        self.parts_s: list[dict[str, float]] = []
+        self._parts: dict[str, float] = {}
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
         """Measure a step."""
+        self._parts = {}
         self.seconds, started = 0.0, time.perf_counter()
         yield
         self.steps_s.append(time.perf_counter() - started)
         self.own_s.append(self.steps_s[-1] - self.seconds)
+        self.parts_s.append(self._parts)
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, timed; on CUDA up to the end of what it started."""
-        return self._timed(function) if self._device is None else self._timed_on(self._device, function)
+        name = getattr(function, "__qualname__", "forward")  # a module, or DeepSpeed's engine
+        if self._device is None:
+            return self._timed(function, name)
+        return self._timed_on(self._device, function, name)
 
-    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
             started = time.perf_counter()
             result = function(*arguments, **options)
-            self.seconds += time.perf_counter() - started
+            passed = time.perf_counter() - started
+            self.seconds += passed
+            self._parts[name] = self._parts.get(name, 0.0) + passed
             return result
 
         return timed
 
-    def _timed_on(self, device: torch.device, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _timed_on(self, device: torch.device, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def finished(*arguments: Any, **options: Any) -> Any:
             result = function(*arguments, **options)
             hardware.wait(device)
             return result
 
-        timed = self._timed(finished)
+        timed = self._timed(finished, name)
 
         def begun_alone(*arguments: Any, **options: Any) -> Any:
             hardware.wait(device)
@@ -109,20 +124,27 @@ class Stopwatch:
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """Measure the one case: ZeRO stage 1, one rank, one micro-step a step."""
-    world = ranks.start()
+    """Measure the one case: an engine at its least sharded stage, one rank, one micro-step a step."""
+    world, kind = ranks.start(), config.kind
+    bare = partial(seconds_of_steps, loss=_bare_loss(world.device), steps=max(WARM_UP, STEPS // 4))
     try:
-        trainer, watch = _trainer(folder, world, max(2 * WARM_UP, STEPS * config.rounds // 8))
+        around = bare(_network().to(world.device))[WARM_UP // 2 :]
+        trainer, watch = _trainer(folder, world, max(2 * WARM_UP, STEPS * config.rounds // 8), kind)
         trainer.fit()
+        around += bare(_network().to(world.device))[WARM_UP // 2 :]
     finally:
         ranks.stop(world)
     steps, own = watch.steps_s[WARM_UP:], watch.own_s[WARM_UP:]
     row = Row(
         f"a step of a DiT of width {NETWORK.width}, depth {NETWORK.depth}, batch {SHAPE[0]}",
         "steps",
-        f"{len(steps)} steps of a run, ZeRO 1, bf16, clipping, one average, rows written every 10 steps; "
-        "floors look at the median step, since a row is written in every tenth",
-        {"longtake": _timing(steps), REST: _timing(_less(steps, own))},
+        f"{len(steps)} steps of a run by {NAMES[kind]}, ZeRO {STAGES[kind]}, bf16, clipping, one average, "
+        "rows written every 10 steps; floors look at the median step, since a row is written in every tenth",
+        {
+            "longtake": _timing(steps),
+            REST[kind]: _timing(_less(steps, own)),
+            BARE: _timing(around),
+        },
     )
     row.facts = {
         "our ms a step, median": 1e3 * statistics.median(own),
@@ -131,12 +153,35 @@ def rows(config: Config, folder: Path) -> list[Row]:
         "draws and the network's input, ms, least, by themselves": 1e3
         * min(_preparing_s(step_index) for step_index in range(50)),
     }
+    parts = watch.parts_s[WARM_UP:]
+    for name in parts[-1]:
+        row.facts[f"of it in {name}, ms, median"] = 1e3 * statistics.median(p.get(name, 0.0) for p in parts)
     share = statistics.median(own) / statistics.median(steps)
     row.floors = [
         Floor("our ms a step", row.facts["our ms a step, median"], OWN_MS, at_most=True),
         Floor("our share of a step", share, OWN_SHARE, at_most=True),
     ]
     return [row]
+
+
+def _network() -> DiT:
+    torch.manual_seed(0)
+    return DiT(NETWORK)
+
+
+def _bare_loss(device: torch.device) -> Callable[[nn.Module], Tensor]:
+    """Return the loss of flow matching on one batch, as few operations as there are."""
+    number, sizes = SHAPE[0], SHAPE[2:]
+    x, noise = torch.randn(2, number, *sizes, device=device)
+    label = torch.arange(number, device=device) % NETWORK.num_classes
+
+    def loss(network: nn.Module) -> Tensor:
+        t = torch.rand(number, device=device)
+        weight = t.view(-1, 1, 1, 1, 1)
+        out = network((1 - weight) * x + weight * noise, 1000 * t, Condition(label=label))
+        return (out - (noise - x)).square().mean()
+
+    return loss
 
 
 def _preparing_s(step_index: int) -> float:
@@ -155,12 +200,14 @@ def _timing(seconds: list[float]) -> Timing:
     return Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))
 
 
-def _trainer(folder: Path, world: ranks.World, steps: int) -> tuple[Trainer, Stopwatch]:
+def _trainer(
+    folder: Path, world: ranks.World, steps: int, kind: Kind = "deepspeed"
+) -> tuple[Trainer, Stopwatch]:
     from core.engine.kinds import make_engine
 
-    torch.manual_seed(0)
-    model = DiT(NETWORK)
-    engine = make_engine(model, EngineConfig(), OptimizerConfig(), world)
+    engine = make_engine(
+        _network(), EngineConfig(kind=kind, zero_stage=STAGES[kind]), OptimizerConfig(), world
+    )
     objective: Objective = (plain := _objective())
     ahead = LoaderConfig().prefetch
     batches: Callable[[int], Iterator[list[Batch]]] = partial(read_ahead, _load, depth=ahead)

@@ -25,6 +25,7 @@ from core.errors import WorkError
 from core.files import write_json, write_text
 from core.progress import counted
 
+Kind = Literal["deepspeed", "fsdp2"]
 PACKAGES = (
     "torch",
     "numpy",
@@ -71,6 +72,7 @@ class Config:
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
     ranks: tuple[int, ...] = setting((8, 64, 512, 4096), "world: numbers of ranks", low=1)
     features: int = setting(50_000, "evaluation: features of 2,048 numbers", low=4096)
+    kind: Kind = setting("deepspeed", "engine: what shards, reduces and updates, as engine.kind of training")
     clips: int = setting(6, "clips of 16 frames a round", low=1)
     video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
     network: str = setting(

@@ -13,18 +13,22 @@ from launch import cli
 from tools.bench import engine
 
 
-def test_a_short_run_tells_our_part_of_a_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["deepspeed", "fsdp2"])
+def test_a_short_run_tells_our_part_of_a_step(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(engine, "STEPS", 8)
     monkeypatch.setattr(engine, "WARM_UP", 2)
-    assert cli.main(["bench", "engine", f"output={tmp_path}", "floors=false"]) == 0
+    assert cli.main(["bench", "engine", f"output={tmp_path}", "floors=false", f"kind={kind}"]) == 0
     (row,) = json.loads((tmp_path / "engine.json").read_text())["rows"]
-    whole, rest = (row["timings"][name]["seconds"] for name in ("longtake", engine.REST))
+    whole, rest = (row["timings"][name]["seconds"] for name in ("longtake", engine.REST[kind]))
     assert len(whole) == 6
     assert all(0 < part < step for step, part in zip(whole, rest, strict=True))
     own = sorted(step - part for step, part in zip(whole, rest, strict=True))
     assert row["facts"]["our ms a step, least"] == pytest.approx(1e3 * own[0])
     assert row["floors"][0]["value"] == pytest.approx(1e3 * (own[2] + own[3]) / 2)
     assert [floor["floor"] for floor in row["floors"]] == [0.3, 0.02]
+    assert all(seconds > 0 for seconds in row["timings"][engine.BARE]["seconds"])
+    parts = [name for name in row["facts"] if name.startswith("of it in ")]
+    assert len(parts) >= 3  # forward, backward and step, at the least
 
 
 class Operations(TorchDispatchMode):

@@ -38,11 +38,13 @@ SECTIONS = {
     },
 }  # each file of a section, and a recipe that has the same
 COMPRESSION = {4: (1, 8), 16: (4, 8)}  # frames and pixels of a latent, by its channels: SD-VAE, Wan-VAE
+ON_DIGITS = "digits_"  # small ones, whose data the demo makes: tests/tools/bench/test_digits_recipes.py
 each_recipe = pytest.mark.parametrize("name", DATA)
 
 
 def test_every_recipe_is_looked_at() -> None:
-    assert {path.stem for path in (ROOT / "configs/train").glob("*.yaml")} == {*DATA}
+    planned_ones = {path.stem for path in (ROOT / "configs/train").glob("*.yaml")}
+    assert {name for name in planned_ones if not name.startswith(ON_DIGITS)} == {*DATA}
     assert {path.stem for path in (ROOT / "configs/plan").glob("*.yaml")} == {*DATA.values()}
     assert {path.stem for path in (ROOT / "configs/encode").glob("*.yaml")} == {*DATA.values()}
     page = (ROOT / "docs/recipes.md").read_text()

@@ -1,0 +1,170 @@
+"""Train configs/train/digits_*.yaml on the digits of the demo, sample and score: a table of docs/method.md.
+
+    longtake demo output=runs/demo
+    python -m tools.bench.digits_recipes runs/demo runs/digits
+
+trains all and writes `table.md` and `table.json` there; names after the folders are the only recipes done.
+Every step is a command of longtake that continues its own output, so that the same call goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from core.diffusion.solvers.kinds import KINDS, SolverName
+from core.errors import WorkError
+from core.files import write_json, write_text
+from core.reading import json_files
+from core.root import ROOT
+from core.run.folder import FINISHED, SCORES
+
+RECIPES = ROOT / "configs" / "train"
+SPENT, TABLE = "spent.json", "table"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Samples of a recipe, without guidance.  clips: whether clips too."""
+
+    recipe: str
+    solver: SolverName
+    steps: int
+    clips: bool = False
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps * KINDS[self.solver].evaluations
+
+
+TABLED = (
+    Sampled("ddpm", "unipc_2", 24),
+    Sampled("ddpm", "ddim", 4),
+    Sampled("edm", "heun", 12),
+    Sampled("edm", "euler", 4),
+    Sampled("flow", "heun", 12),
+    Sampled("flow", "euler", 4),
+    Sampled("jit", "heun", 12),
+    Sampled("jit", "euler", 4),
+    Sampled("mean_flow", "mean_flow", 4),
+    Sampled("mean_flow", "mean_flow", 2),
+    Sampled("mean_flow", "mean_flow", 1),
+    Sampled("frames", "heun", 12, clips=True),
+    Sampled("frames", "euler", 4, clips=True),
+)
+NAMES = tuple(dict.fromkeys(each.recipe for each in TABLED))
+
+
+class _Scores(TypedDict):
+    class_agreement: float
+    frechet: float
+    clip_agreement: NotRequired[float]
+
+
+class _Spent(TypedDict):
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.  seconds: processor time of the training, its start included."""
+
+    recipe: str
+    solver: str
+    evaluations: int
+    agreement: float
+    frechet: float
+    clip_agreement: float | None
+    seconds: float
+
+
+def measure(
+    demo: Path,
+    output: Path,
+    chosen: Sequence[str] = NAMES,
+    fields: Sequence[str] = (),
+    counts: tuple[int, int] = (1000, 20),
+) -> list[Row]:
+    """Train, sample and score what is not done yet, and write the table of what was chosen.
+
+    demo: output of `longtake demo`, whose digits, autoencoder and latents are taken.  chosen: recipes.
+    fields: further ones of training.  counts: images and clips of a row.
+    """
+    rows = [_row(demo, output, each, fields, counts) for each in TABLED if each.recipe in chosen]
+    write_json(output / f"{TABLE}.json", {"rows": [asdict(row) for row in rows]})
+    write_text(output / f"{TABLE}.md", as_table(rows))
+    return rows
+
+
+def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts: tuple[int, int]) -> Row:
+    folder = output / each.recipe
+    run, samples, scores = (
+        folder / name for name in ("run", f"samples-{each.steps}", f"scores-{each.steps}")
+    )
+    seconds = _trained(demo / "latents", run, each.recipe, fields)
+    sampler = ["seed=0", f"sampler.solver={each.solver}", f"sampler.steps={each.steps}"]
+    _do("sample", f"source={run}", f"output={samples / 'images'}", *sampler, f"count={counts[0]}")
+    if each.clips:
+        clips = [f"count={counts[1]}", "frames=17", "batch=10"]
+        _do("sample", f"source={run}", f"output={samples / 'clips'}", *sampler, *clips)
+    against = [f"real={demo / 'shards'}", f"heldout={demo / 'heldout'}"]
+    _do("evaluate", f"source={samples}", f"output={scores}", *against, "seed=0")
+    found = json_files.read(scores / SCORES, _Scores)
+    return Row(
+        each.recipe,
+        each.solver,
+        each.evaluations,
+        found["class_agreement"],
+        found["frechet"],
+        found.get("clip_agreement"),
+        seconds,
+    )
+
+
+def _trained(latents: Path, run: Path, recipe: str, fields: Sequence[str]) -> float:
+    """Train a recipe, or go on; return the processor time of all attempts, in seconds."""
+    path = run.parent / SPENT
+    spent = json_files.read(path, _Spent)["seconds"] if path.exists() else 0.0
+    if not (run / FINISHED).exists():
+        before = _processor_time()
+        _do("train", str(RECIPES / f"digits_{recipe}.yaml"), f"source={latents}", f"output={run}", *fields)
+        spent += _processor_time() - before
+        write_json(path, {"seconds": spent})
+    return spent
+
+
+def _processor_time() -> float:
+    """Return seconds that processes which this one started and waited for have had."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _do(*words: str) -> None:
+    """Do a job as a command of its own; WorkError where it fails, which then said why."""
+    status = subprocess.run([sys.executable, "-P", "-m", "launch", *words], cwd=ROOT).returncode
+    if status:
+        raise WorkError(f"longtake {' '.join(words)}: status {status}")
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Return the rows as a table of Markdown, the lines of a recipe together."""
+    lines = [
+        "| recipe | solver | evaluations | agreement | Fréchet | agreement of clips | training, CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        clips = "" if row.clip_agreement is None else f"{row.clip_agreement:.2f}"
+        lines.append(
+            f"| `digits_{row.recipe}` | `{row.solver}` | {row.evaluations} | {row.agreement:.3f} | "
+            f"{row.frechet:.1f} | {clips} | {row.seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    measure(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or NAMES)

@@ -95,6 +95,7 @@ def measure(
     demo: output of `longtake demo`, whose digits, autoencoder and latents are taken.  chosen: recipes.
     fields: further ones of training.  counts: images and clips of a row.
     """
+    demo, output = demo.resolve(), output.resolve()  # commands run where this code lies
     rows = [_row(demo, output, each, fields, counts) for each in TABLED if each.recipe in chosen]
     write_json(output / f"{TABLE}.json", {"rows": [asdict(row) for row in rows]})
     write_text(output / f"{TABLE}.md", as_table(rows))
@@ -106,7 +107,7 @@ def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts:
     run, samples, scores = (
         folder / name for name in ("run", f"samples-{each.steps}", f"scores-{each.steps}")
     )
-    seconds = _trained(demo / "latents", run, each.recipe, fields)
+    seconds = _trained(demo, run, each.recipe, fields)
     sampler = ["seed=0", f"sampler.solver={each.solver}", f"sampler.steps={each.steps}"]
     _do("sample", f"source={run}", f"output={samples / 'images'}", *sampler, f"count={counts[0]}")
     if each.clips:
@@ -126,13 +127,14 @@ def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts:
     )
 
 
-def _trained(latents: Path, run: Path, recipe: str, fields: Sequence[str]) -> float:
+def _trained(demo: Path, run: Path, recipe: str, fields: Sequence[str]) -> float:
     """Train a recipe, or go on; return the processor time of all attempts, in seconds."""
     path = run.parent / SPENT
     spent = json_files.read(path, _Spent)["seconds"] if path.exists() else 0.0
     if not (run / FINISHED).exists():
         before = _processor_time()
-        _do("train", str(RECIPES / f"digits_{recipe}.yaml"), f"source={latents}", f"output={run}", *fields)
+        made_from = f"source={demo / 'latents'}", f"autoencoder={demo / 'autoencoder'}"
+        _do("train", str(RECIPES / f"digits_{recipe}.yaml"), *made_from, f"output={run}", *fields)
         spent += _processor_time() - before
         write_json(path, {"seconds": spent})
     return spent

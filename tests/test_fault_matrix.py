@@ -159,6 +159,7 @@ MATRIX = {  # fault -> the tests that make it happen
     "silent corruption": (
         "core/train/test_corruption.py::test_a_bit_that_turns_over_ends_the_run",
         "core/train/test_corruption.py::test_arithmetic_that_is_wrong_once_is_found",
+        "core/train/test_corruption.py::test_replicas_that_differ_are_found",
         "core/faults/test_faults.py::test_a_rank_that_is_astray_or_corrupt_is_found",
     ),
 }

@@ -135,9 +135,9 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return _reduce(tensor, dist.ReduceOp.SUM)
 
 
-def max_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the elementwise maximum of every rank's tensor, as a new tensor (collective: all ranks)."""
-    return _reduce(tensor, dist.ReduceOp.MAX)
+def max_over_ranks(tensor: Tensor, group: Group = None) -> Tensor:
+    """Return the elementwise maximum of every rank's tensor, as a new tensor (collective: the group)."""
+    return _reduce(tensor, dist.ReduceOp.MAX, group)
 
 
 def is_first() -> bool:
@@ -232,9 +232,9 @@ def _rendezvous(place: Place, folder: Path | None, timeout_s: float) -> Any:
     return None
 
 
-def _reduce(tensor: Tensor, operation: Any) -> Tensor:
+def _reduce(tensor: Tensor, operation: Any, group: Group = None) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor.clone()
     on_device = tensor.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
-    dist.all_reduce(on_device, op=operation)
+    dist.all_reduce(on_device, op=operation, group=group)
     return on_device.to(tensor.device)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
-from core.engine.shards import Cut, Shard
+from core.engine.shards import Cut, Replicas, Shard
 from core.engine.whole import send_whole
 from core.metrics.watch import Watch
 from core.optim.groups import OptimizerConfig
@@ -44,6 +44,7 @@ class Engine(ABC):
     shards: which range of which parameter lies where in them.  cuts: how `owned` is cut over all ranks; []
     where no arithmetic says.
     updates: optimizer updates applied so far.
+    replicas: who holds the same masters, moments, averages and frozen parts; None where no other rank does.
     data_ranks: how many ranks, or groups of ranks, hold different samples.
     is_constant: whether the network is a fixed function now (`restoring.constant`).
     before_change: called before masters, moments or averages change: a copy of them may be under way.
@@ -53,6 +54,7 @@ class Engine(ABC):
     masters: list[Tensor]
     shards: list[Shard]
     cuts: list[Cut]
+    replicas: Replicas | None = None
 
     def __init__(
         self,

@@ -14,6 +14,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from core.distributed.ranks import Group
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The ranks that hold the same part of the state: the number of that part, and the group of them."""
+
+    part: int
+    group: Group
+
 
 @dataclass(frozen=True)
 class Shard:

@@ -1,24 +1,26 @@
 """Detect silent corruption: a bit flipped in memory, a device that computes wrongly.
 
 Nothing else notices it: a wrong weight is saved, averaged and trained on. Every `check_every` steps, before
-the update, each rank checks three things.
+the update, each rank checks four things.
 
 - At rest: what it holds (masters, moments, averages, weights, buffers) has the checksums that it had right
   after the last update. A shard of ZeRO exists once, so only the rank itself can tell.
 - Copies: what every rank holds a copy of (weights below stage 3, buffers) is the same everywhere.
+- Replicas: where fsdp2 has several, the ranks of one part of the state hold the same shards. So an update
+  that came out otherwise on one of them is found, which the rank itself cannot tell.
 - Repetition: the first micro-batch, computed twice, the second time without what was made of it ahead, has
   the same losses and gradients. On a CPU losses agree to the bit; gradients everywhere, and losses on a GPU,
   differ by no more than the order of sums may, which kernels there do not promise.
 
-What it cannot see: a bit of a master that flips between two updates without a check after them. Other
-ranks then take the wrong weight for the right one.
+What it cannot see: a bit of a master that exists once and flips between two updates without a check after
+them. Other ranks then take the wrong weight for the right one.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,6 +32,7 @@ from core.batch import Batch
 from core.checkpoint.format import of_network
 from core.config.settings import setting
 from core.distributed import ranks
+from core.distributed.ranks import Group
 from core.engine.network import Network
 from core.engine.restoring import dry_step
 from core.files import fingerprint
@@ -88,20 +91,33 @@ class CorruptionCheck:
             if differing := self._repeat(step_index, number, turn, batch):
                 named = [of_network(turn.network, name) for name in differing]
                 mine.append({"rank": rank, "what": named, "how": DIFFERS})
-        copies = {name: sums[name] for name, _ in self._copies()}
-        if _all_is_well(mine, list(copies.values())):
+        copies = Shared({name: sums[name] for name, _ in self._copies()})
+        shards = list(self._replicated(sums))
+        if _all_is_well(mine, copies, shards):
             return []
         found = [entry for entries in ranks.gather_objects(mine) for entry in entries]
-        return found or compare(list(copies), ranks.gather_objects(list(copies.values())))
+        return found or _differing_ranks([copies, *shards])
 
     def _held(self) -> Iterator[tuple[str, Tensor]]:
-        for network, held in self._networks.items():
-            for kind, tensors in _tensors(held).items():
-                shown = of_network(network, kind)
-                yield from ((f"{shown} {number}", flat.detach()) for number, flat in enumerate(tensors))
-            parts = held.engine.frozen_parts()
-            yield from ((of_network(network, f"part of {name}"), part) for name, part in parts)
+        for network in self._networks:
+            yield from self._own(network)
         yield from self._copies()
+
+    def _own(self, network: str) -> Iterator[tuple[str, Tensor]]:
+        """Return the tensors that are this rank's part of a network's state."""
+        held = self._networks[network]
+        for kind, tensors in _tensors(held).items():
+            shown = of_network(network, kind)
+            yield from ((f"{shown} {number}", flat.detach()) for number, flat in enumerate(tensors))
+        parts = held.engine.frozen_parts()
+        yield from ((of_network(network, f"part of {name}"), part) for name, part in parts)
+
+    def _replicated(self, sums: Mapping[str, int]) -> Iterator[Shared]:
+        """Return the checksums of what other ranks hold as well, network by network."""
+        for network, held in self._networks.items():
+            if replicas := held.engine.replicas:
+                own = {name: sums[name] for name, _ in self._own(network)}
+                yield Shared(own, replicas.part, replicas.group)
 
     def _copies(self) -> Iterator[tuple[str, Tensor]]:
         """Return the tensors that are the same on every rank."""
@@ -125,14 +141,41 @@ class CorruptionCheck:
         return _differing(losses, norms)
 
 
-def _all_is_well(mine: Sequence[Any], copies: Sequence[int]) -> bool:
-    """Return whether no rank has found anything and all have equal checksums of copies (collective).
+@dataclass(frozen=True)
+class Shared:
+    """Checksums, by name, that are to be the same on all ranks, or on the `group` of those with `part`."""
 
-    Three numbers tell it whatever the number of ranks; what differs is gathered only where something does.
+    sums: dict[str, int]
+    part: int = 0
+    group: Group = None
+
+    def bounds(self) -> list[int]:
+        """Return a hash of all, and its negative: their maxima over ranks add up to 0 where all are equal."""
+        whole = int(fingerprint(list(self.sums.values()))[:15], 16)  # 60 bits
+        return [whole, -whole]
+
+
+def _all_is_well(mine: Sequence[Any], copies: Shared, shards: Sequence[Shared]) -> bool:
+    """Return whether no rank has found anything and checksums are as equal as they should be (collective).
+
+    Three numbers tell it whatever the number of ranks, and two more between replicas; what differs is
+    gathered only where something does.
     """
-    whole = int(fingerprint(copies)[:15], 16)  # 60 bits
-    found = ranks.max_over_ranks(torch.tensor([len(mine), whole, -whole]))
-    return found[0].item() == 0 and found[1].item() == -found[2].item()
+    spread = [ranks.max_over_ranks(torch.tensor(one.bounds()), one.group).sum().item() for one in shards]
+    wrong = len(mine) + sum(map(bool, spread))
+    found = ranks.max_over_ranks(torch.tensor([wrong, *copies.bounds()]))
+    return found[0].item() == 0 and found[1:].sum().item() == 0
+
+
+def _differing_ranks(shared: Sequence[Shared]) -> list[dict[str, Any]]:
+    """Return an entry for each rank whose checksums are not those of others with its part (collective)."""
+    gathered = ranks.gather_objects([(one.part, list(one.sums.values())) for one in shared])
+    found: list[dict[str, Any]] = []
+    for names, held in zip([list(one.sums) for one in shared], zip(*gathered, strict=True), strict=True):
+        for part in sorted({part for part, _ in held}):
+            same = {rank: sums for rank, (other, sums) in enumerate(held) if other == part}
+            found += compare(names, list(same.values()), list(same))
+    return found
 
 
 def _tensors(network: Network) -> dict[str, list[Tensor]]:
@@ -142,20 +185,22 @@ def _tensors(network: Network) -> dict[str, list[Tensor]]:
     return {"master": network.engine.masters, **network.engine.moments(), **named}
 
 
-def compare(names: Sequence[str], held: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def compare(
+    names: Sequence[str], held: Sequence[Sequence[int]], numbers: Sequence[int]
+) -> list[dict[str, Any]]:
     """Return an entry for each rank whose copies are not those of most ranks.
 
-    held: of each rank, the checksums of what is named.  Where no more than half of the ranks agree it is not
-    known who is right, and those that differ from the first rank are listed.
+    held: of each rank in `numbers`, the checksums of what is named.  Where no more than half of the ranks
+    agree it is not known who is right, and those that differ from the first of them are listed.
     """
     if all(one == held[0] for one in held):
         return []
     (usual, votes), *_ = Counter(map(tuple, held)).most_common(1)
     even = 2 * votes <= len(held)
-    how = "differs between the ranks" if even else "is not what the other ranks hold"
+    how = f"differs from that of rank {numbers[0]}" if even else "is not what the other ranks hold"
     first = held[0] if even else usual
     found = []
-    for rank, one in enumerate(held):
+    for rank, one in zip(numbers, held, strict=True):
         what = [name for name, a, b in zip(names, one, first, strict=True) if a != b]
         if what:
             found.append({"rank": rank, "what": what[:4], "how": how})

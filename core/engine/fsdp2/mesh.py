@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from core.distributed.ranks import Group, World
 from core.engine.config import EngineConfig
+from core.engine.shards import Replicas
 from core.environment import ranks_on_node
 
 
@@ -28,6 +29,11 @@ class Sharing:
     def group(self) -> Group:
         """Return the process group of this shard group."""
         return self.mesh.get_group("shard")
+
+    @property
+    def equals(self) -> Replicas | None:
+        """Return the ranks whose part of the state is this rank's, one a replica; None for one replica."""
+        return Replicas(self.rank, self.mesh.get_group("replica")) if self.replicas > 1 else None
 
 
 def make_sharing(world: World, config: EngineConfig) -> Sharing:

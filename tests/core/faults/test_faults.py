@@ -188,7 +188,7 @@ def test_a_rank_that_is_astray_or_corrupt_is_found(tmp_path: Path) -> None:
         for stage in (1, 3, "fsdp2-2"):
             says = "rank 1: master 0 changed between two updates, found before step 5"
             assert says in found[f"master-{stage}"]
-        assert "weight frozen.weight differs between the ranks, found before step 6" in found["frozen"]
+        assert "weight frozen.weight differs from that of rank 0, found before step 6" in found["frozen"]
         assert "rank 1: part of frozen.weight changed between two updates" in found["rows"]
     assert [row["kind"] for row in read_rows(tmp_path / "frozen" / "incidents.jsonl")] == ["corrupt"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,27 @@ def test_what_one_rank_finds_ends_all(tmp_path: Path) -> None:
     assert "changed between two updates, found before step 3" in one
 
 
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("count", "shard_ranks", "who"),
+    [
+        (2, 1, r"rank 1: .* differs from that of rank 0"),
+        # Of two nobody knows which is right, of four the other three say it.
+        pytest.param(4, 2, r"rank 3: .* differs from that of rank 1", marks=pytest.mark.full),
+        pytest.param(4, 1, r"rank 1: .* is not what the other ranks hold", marks=pytest.mark.full),
+    ],
+)
+def test_replicas_that_differ_are_found(tmp_path: Path, count: int, shard_ranks: int, who: str) -> None:
+    """A bit turns over before an update, so that its rank takes what comes of it for right."""
+    program = str(Path(__file__).with_name("replicas_run.py"))
+    for text in run_ranks(count, program, str(tmp_path), str(shard_ranks)):
+        found = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+        assert found["well"] == found["muon"] == "ended well"
+        for name, what in (("master", "master 0"), ("moment", "exp_avg_sq 0"), ("frozen", "part of frozen")):
+            assert re.search(f"^{who}, found before step 4", found[name]), found[name]
+            assert what in found[name]
+
+
 def test_by_default_every_checkpoint_follows_a_check() -> None:
     config = TrainerConfig()
     assert config.save_every % config.check_every == 0
@@ -147,7 +169,7 @@ def test_any_bit_changes_a_checksum() -> None:
         assert checksums([("x", tensor)]) == before
 
 
-MOST, EVEN = "is not what the other ranks hold", "differs between the ranks"
+MOST, EVEN = "is not what the other ranks hold", "differs from that of rank 0"
 
 
 @pytest.mark.parametrize(
@@ -166,10 +188,10 @@ MOST, EVEN = "is not what the other ranks hold", "differs between the ranks"
 )
 def test_the_odd_ranks_are_told_where_most_agree(held: str, corrupt: list[int], how: str) -> None:
     """The tensor named y is the same everywhere."""
-    found = compare(["x", "y"], [[ord(letter), 0] for letter in held])
+    found = compare(["x", "y"], [[ord(letter), 0] for letter in held], range(len(held)))
     assert found == [{"rank": rank, "what": ["x"], "how": how} for rank in corrupt]
 
 
 def test_no_more_than_four_names_are_told() -> None:
-    (entry,) = compare(list("abcde"), [[0] * 5, [0] * 5, [1] * 5])
-    assert entry == {"rank": 2, "what": ["a", "b", "c", "d"], "how": MOST}
+    (entry,) = compare(list("abcde"), [[0] * 5, [0] * 5, [1] * 5], [1, 3, 5])
+    assert entry == {"rank": 5, "what": ["a", "b", "c", "d"], "how": MOST}

@@ -4,7 +4,8 @@
 
 - `rank-RRRRR.safetensors`: ranges of named tensors, 1-D; key `KIND/NAME@START`, elements from START on
 - `rank-RRRRR.json`: that rank's receipt, its files with size and SHA-256. From rank 1000 on both lie in
-  folders of a thousand ranks, `ranks-001/` and so on; earlier versions had all in one
+  folders of a thousand ranks, `ranks-001/` and so on; earlier versions had all in one. So no folder has more
+  than two files for each of a thousand ranks, beside the three below and, in the first, the other folders
 - `fixed.safetensors`: frozen parameters `frozen/NAME` and buffers `buffer/NAME`, whole (rank 0)
 - `state.json`: step, counters, parameter groups, fingerprints, config, versions (rank 0)
 - `manifest.json`: all files with size and SHA-256, the shapes, the kinds, and the SHA-256 of itself; written

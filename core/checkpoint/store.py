@@ -103,7 +103,7 @@ class CheckpointStore:
                 try:
                     (path / format.MANIFEST).unlink(missing_ok=True)
                     failpoint("save.purging")
-                    _remove(path)
+                    remove(path)
                 except OSError as error:
                     say(f"warning: {path} could not be removed: {error}")
 
@@ -111,7 +111,7 @@ class CheckpointStore:
         return [path for path in published(self.folder) if format.step_of(path) is not None]
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Remove a folder of files, several at a time; OSError where one cannot be removed."""
     with ThreadPoolExecutor(REMOVED_AT_ONCE, thread_name_prefix="remove") as threads:
         for _ in threads.map(Path.unlink, published_below(folder)):

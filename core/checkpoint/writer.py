@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +12,7 @@ from core.checkpoint import format
 from core.checkpoint.format import FileRecord
 from core.checkpoint.pace import Pace
 from core.checkpoint.snapshot import Layout, Snapshot
+from core.checkpoint.store import remove
 from core.checkpoint.tensor_file import write_tensors
 from core.distributed.outcomes import first_problem, gather_to_first
 from core.distributed.ranks import Group
@@ -52,7 +53,9 @@ def write_checkpoint(
             failed = first_problem(published, group)
     if failed:
         if snapshot.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what stays is debris, which a purge removes
+                (folder / format.MANIFEST).unlink(missing_ok=True)
+                remove(folder)
         name = f"{folder.parent.name}/{folder.name}"
         raise WorkError(f"{name} was not written: rank {failed[0]}: {failed[1]}")
 

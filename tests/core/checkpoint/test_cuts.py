@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_files_of_many_ranks_lie_in_folders_and_are_found_in_one(
     (tmp_path / "step-00000003.a" / "manifest.json").rename(tmp_path / "step-00000003.a" / "debris")
     CheckpointStore(tmp_path).purge(keep_last=1, keep_every=0)
     assert not folder.exists()
+
+
+def test_no_folder_of_a_checkpoint_of_4096_ranks_has_more_than_two_thousand_files() -> None:
+    """Beside what is there once: three files, and the folders themselves."""
+    once = (format.MANIFEST, format.STATE, format.FIXED)
+    of_ranks = [name(rank) for rank in range(4096) for name in (format.tensors_name, format.receipt_name)]
+    assert len(set(of_ranks)) == 2 * 4096
+    found = Counter(str(Path(name).parent) for name in (*once, *of_ranks))
+    below = {f"ranks-00{part}": 2 * 1000 for part in (1, 2, 3)} | {"ranks-004": 2 * 96}
+    assert found == {".": 2 * 1000 + len(once), **below}
+    assert {format.rank_of(name) for name in of_ranks} == set(range(4096))
 
 
 def altered(folder: Path, change: Any) -> Path:

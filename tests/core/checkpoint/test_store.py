@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoint.store import CheckpointStore
+from core.checkpoint.store import REMOVED_AT_ONCE, CheckpointStore
 from core.errors import WorkError
 from core.files import write_json
 
@@ -79,16 +79,22 @@ def test_files_of_a_checkpoint_are_removed_several_at_a_time(
     for number in range(40):
         (folder / f"rank-{number:05d}.json").touch()
     together, unlink = threading.Barrier(4), Path.unlink
+    removed: list[tuple[str, str]] = []
 
     def met(path: Path, missing_ok: bool = False) -> None:
         if path.name.startswith("rank-0000") and path.name < "rank-00004":
             together.wait(30)  # in which one thread alone would stand
+        removed.append((path.name, threading.current_thread().name))
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", met)
     store.purge(keep_last=1, keep_every=0)
     assert not folder.exists()
     assert [entry.step for entry in store.complete()] == [2]
+    of_ranks = [f"rank-{number:05d}.json" for number in range(40)]
+    assert sorted(name for name, _ in removed) == ["manifest.json", *of_ranks]
+    assert removed[0] == ("manifest.json", threading.current_thread().name)
+    assert len({thread for _, thread in removed[1:]}) in range(4, REMOVED_AT_ONCE + 1)
 
 
 def test_nothing_was_ever_published(tmp_path: Path) -> None:

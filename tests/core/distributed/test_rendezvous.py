@@ -43,6 +43,15 @@ def test_all_ranks_meet_at_a_port_that_nobody_chose(tmp_path: Path) -> None:
     assert all_meet(tmp_path / "new/run") == ["hello"] * 3
 
 
+def test_each_rank_leaves_one_key_and_all_together_two(tmp_path: Path) -> None:
+    for size in (2, 4):
+        folders = [tmp_path / str(size)] * size
+        with ThreadPoolExecutor(size) as pool:
+            stores = list(pool.map(meet, places(size), folders, [30] * size))
+        met = [*map(str, range(size)), "all", "count"]
+        assert sorted(stores[0].list_keys()) == [f"longtake/met/{name}" for name in met]
+
+
 def test_what_a_person_sets_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

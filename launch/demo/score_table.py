@@ -86,13 +86,13 @@ BARS = (
     Bar(names.COPIES, "share of near-copies of a training image", "", _within(0, 1)),
     Bar(names.PSNR, "autoencoder on these real images, in dB", "≥ 25", _within(25, math.inf), alone=True),
     Bar(
-        "motion_ratio",
+        names.MOTION,
         "frame-to-frame change of clips, generated / real",
         "0.5 to 2",
         _within(0.5, 2),
         alone=True,
     ),
-    Bar("jerk_ratio", "unevenness of motion, generated / real", "0.5 to 1.5", _within(0.5, 1.5), alone=True),
+    Bar(names.JERK, "unevenness of motion, generated / real", "0.5 to 1.5", _within(0.5, 1.5), alone=True),
 )
 
 

@@ -15,8 +15,10 @@ from data.dataset.index import Dataset
 from data.media.pictures import image_grid, write_png
 from tools.evaluate import copies, measures
 from tools.evaluate.decoded import beside_noise, reconstruction_psnr
+from tools.evaluate.features import neighbours_without
+from tools.evaluate.jackknife import LEAST, blocks_of, half_width
 from tools.evaluate.judge import Judge, make_judge
-from tools.evaluate.measures import motion, ratio
+from tools.evaluate.measures import Motion, bootstrap_interval, motion, ratio
 from tools.evaluate.real_samples import RealSamples, Shape, read, rule_of
 from tools.runs import rulers
 from tools.runs import score_names as names
@@ -24,6 +26,7 @@ from tools.runs.samples import Samples
 
 FORMULAS = 1  # version of the measures, in rulers
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
+MANIFOLD, FEW = "manifold", "few generated"  # subsets of real and of generated images for these
 
 
 @dataclass(frozen=True)
@@ -117,19 +120,36 @@ def score(
     for generated in sorted(samples, key=lambda samples: samples.frames):
         pixels, labels = generated.load()
         if generated.frames == 1:
-            scores[names.CLASS_AGREEMENT] = judge.agreement(pixels, labels)
+            scores |= agreement(names.CLASS_AGREEMENT, judge, pixels, labels, seed)
             scores[names.real(names.CLASS_AGREEMENT)] = judge.agreement(heldout.images, heldout.image_labels)
             features = (judge.features(images) for images in (pixels, train.images, heldout.images))
             scores |= compare(*features, count=count, draws=draws, seed=seed)
             scores |= {"images": len(pixels), "heldout_images": len(heldout.images)}
         else:
-            scores[names.CLIP_AGREEMENT] = judge.agreement(pixels, labels)
+            scores |= agreement(names.CLIP_AGREEMENT, judge, pixels, labels, seed)
             scores[names.real(names.CLIP_AGREEMENT)] = judge.agreement(heldout.clips, heldout.clip_labels)
             made, real = motion(pixels), motion(np.concatenate([train.clips, heldout.clips]))
-            scores["motion_ratio"] = ratio(made.speed, real.speed)
-            scores["jerk_ratio"] = ratio(made.jerk, real.jerk)
+            scores |= motion_ratios(made, real, seed)
             scores |= {"clips": len(pixels), "heldout_clips": len(heldout.clips)}
     return scores
+
+
+def agreement(name: str, judge: Judge, pixels: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the share of samples that show their label, nan if that is not known, with its interval."""
+    each = judge.agreeing(pixels, labels)
+    if not len(each):
+        return {name: math.nan}
+    return {name: float(each.mean()), names.interval(name): bootstrap_interval(each, seed)}
+
+
+def motion_ratios(made: Motion, real: Motion, seed: int) -> dict[str, float]:
+    """Return motion of generated clips over that of real ones; intervals are of the generated ones' part."""
+    found = {names.MOTION: ratio(made.speed, real.speed), names.JERK: ratio(made.jerk, real.jerk)}
+    parts = {names.MOTION: (made.speeds, real.speed), names.JERK: (made.jerks, real.jerk)}
+    for name, (each, scale) in parts.items():
+        if math.isfinite(found[name]):
+            found[names.interval(name)] = bootstrap_interval(each, seed) / scale
+    return found
 
 
 def compare(
@@ -156,7 +176,7 @@ def compare(
             row[names.FRECHET] = measures.frechet(some(generated, size, "generated"), both[:size])
             row[names.real(names.FRECHET)] = measures.frechet(both[size:], both[:size])
         if few > NEIGHBOURS:
-            manifold, made = some(train, few, "manifold"), some(generated, few, "few generated")
+            manifold, made = some(train, few, MANIFOLD), some(generated, few, FEW)
             unseen = some(heldout, few, "few held out")
             row[names.PRECISION], row[names.RECALL] = measures.precision_recall(made, manifold, NEIGHBOURS)
             row[names.real(names.PRECISION)], row[names.real(names.RECALL)] = measures.precision_recall(
@@ -164,8 +184,32 @@ def compare(
             )
         rows.append(row)
     result = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    result |= neighbour_intervals(generated, train, few, draws=draws, seed=seed)
     result |= {"frechet_count": size, "neighbour_count": few}
     if len(heldout):
         result[names.NEAREST] = measures.nearest_distance(generated, train)
         result[names.real(names.NEAREST)] = measures.nearest_distance(heldout, train)
     return result
+
+
+def neighbour_intervals(
+    generated: np.ndarray, train: np.ndarray, count: int, *, draws: int, seed: int
+) -> dict[str, float]:
+    """Return half the widths of the 95 % intervals of precision and recall of `compare`.
+
+    A block of generated images is left out of all subsets at once.  count: of a subset; {} for under 200.
+    """
+    if count < LEAST:
+        return {}
+    block, without = blocks_of(len(generated), seed), []
+    for draw in range(draws):
+        rows = measures.subset(len(generated), count, (draw,), seed, FEW)
+        manifold = train[measures.subset(len(train), count, (draw,), seed, MANIFOLD)].astype(np.float32)
+        made = generated[rows].astype(np.float32)
+        rest = neighbours_without(made, manifold, block[rows], k=NEIGHBOURS)[1:]
+        without.append([(each.precision, each.recall) for each in rest])
+    precision, recall = np.mean(without, axis=0).T
+    return {
+        names.interval(names.PRECISION): half_width(precision),
+        names.interval(names.RECALL): half_width(recall),
+    }

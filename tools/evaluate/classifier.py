@@ -62,7 +62,11 @@ class Verdict:
 
     def agreement(self, labels: NDArray[np.int64]) -> float:
         """Return the share of frames whose most probable class is `labels` (N,)."""
-        return float((self.probabilities.argmax(1) == labels).mean())
+        return float(self.agreeing(labels).mean())
+
+    def agreeing(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return 1 for each frame whose most probable class is its label (N,), else 0."""
+        return (self.probabilities.argmax(1) == labels).astype(np.float64)
 
 
 def train_classifier(

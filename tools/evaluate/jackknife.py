@@ -1,10 +1,13 @@
-"""The interval of a Fréchet distance, and its value extrapolated to infinitely many samples.
+"""Intervals of scores that are no means, and a Fréchet distance extrapolated to infinitely many samples.
 
-A plain bootstrap draws samples twice, which enlarges the distance, so its interval leaves out its own point.
-Leaving blocks out does not.
+A plain bootstrap draws samples twice, which enlarges a distance and hides neighbours, so its interval leaves
+out its own point. Leaving blocks out does not. An interval is that of the score's expectation at so many
+generated samples when these are drawn again; the real ones stay.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +21,30 @@ SIZES = 8  # of random subsets from which the distance is extrapolated
 LEAST = 20 * BLOCKS  # samples
 
 
-def distance_interval(features: NDArray[np.floating], reference: Reference, seed: int) -> float:
-    """Return the half width of a 95 % interval of the Fréchet distance of so many samples.
+def blocks_of(count: int, seed: int) -> NDArray[np.int64]:
+    """Return the block (count,) of each of so many samples, 0 to 9: at random, in equal parts or nearly."""
+    block = np.empty(count, np.int64)
+    for number, rows in enumerate(np.array_split(subset(count, count, (), seed, "jackknife"), BLOCKS)):
+        block[rows] = number
+    return block
 
-    The delete-d jackknife (Shao and Wu 1989): samples in random order are cut into 10 blocks, and the
-    distance is computed without each; its variance is 9/10 of the sum of squares about their mean.
+
+def half_width(without: Sequence[float] | NDArray[np.floating]) -> float:
+    """Return half the width of a 95 % interval of a score, from its values without each of the blocks.
+
+    The delete-d jackknife (Shao and Wu 1989): the variance is 9/10 of the sum of squares about their mean.
     """
-    order = subset(len(features), len(features), (), seed, "jackknife")
+    found = np.array(without, np.float64)
+    return float(STUDENT * np.sqrt((BLOCKS - 1) / BLOCKS * np.square(found - found.mean()).sum()))
+
+
+def distance_interval(features: NDArray[np.floating], reference: Reference, seed: int) -> float:
+    """Return the half width of a 95 % interval of the Fréchet distance of so many samples."""
+    block = blocks_of(len(features), seed)
     parts = []
-    for rows in np.array_split(order, BLOCKS):
+    for number in range(BLOCKS):
         moments = Moments.empty(features.shape[1])
-        moments.add(features[rows])
+        moments.add(features[block == number])
         parts.append(moments)
     found = []
     for left_out in range(BLOCKS):
@@ -37,8 +53,7 @@ def distance_interval(features: NDArray[np.floating], reference: Reference, seed
             if number != left_out:
                 rest = rest.merged(part)
         found.append(reference.distance(rest))
-    variance = (BLOCKS - 1) / BLOCKS * np.square(np.array(found) - np.mean(found)).sum()
-    return float(STUDENT * np.sqrt(variance))
+    return half_width(found)
 
 
 def without_bias(features: NDArray[np.floating], reference: Reference, seed: int) -> float:

@@ -31,11 +31,19 @@ class Judge:
     classifier: Classifier | None
 
     def agreement(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> float:
-        """Compare labels (N,) with what images (N, H, W, 3), or the middles of clips (N, T, H, W, 3) show."""
+        """Return the share of samples that show their label (N,), nan if that is not known."""
+        agreeing = self.agreeing(pixels, labels)
+        return float(agreeing.mean()) if len(agreeing) else float("nan")
+
+    def agreeing(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return 1 for each of images (N, H, W, 3), or clips (N, T, H, W, 3), that shows its label, else 0.
+
+        Clips show what their middle does.  (0,) where nothing can be told: without a classifier or labels.
+        """
         if self.classifier is None or not len(pixels) or (labels < 0).any():
-            return float("nan")
+            return np.zeros(0)
         verdict = judge_clips(self.classifier, pixels) if pixels.ndim == 5 else judge(self.classifier, pixels)
-        return verdict.agreement(labels)
+        return verdict.agreeing(labels)
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return (N, 64): the classifier's penultimate layer, or the grey image at 8x8."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,18 +97,31 @@ def subset(size: int, count: int, numbers: tuple[int, ...], seed: int, purpose: 
 
 @dataclass(frozen=True)
 class Motion:
-    """How fast pixels change (0..255 a frame), and how unevenly: second over first difference in time."""
+    """How fast pixels change (0..255 a frame), and how unevenly: second over first difference in time.
+
+    speeds, jerks: what each clip (n,) adds to the two; the intervals of their means are those of both.
+    """
 
     speed: float
     jerk: float
+    speeds: Floats = field(default_factory=lambda: np.zeros(0), compare=False)
+    jerks: Floats = field(default_factory=lambda: np.zeros(0), compare=False)
 
 
 def motion(clips: NDArray[np.uint8]) -> Motion:
-    """Measure clips (n, T >= 3, H, W, C) by their mean absolute temporal differences."""
+    """Measure clips (n, T >= 3, H, W, C) by their mean absolute temporal differences.
+
+    `jerk` is a ratio of two means; a clip's part in it is the linear one, (second - jerk first) / speed.
+    """
     first = np.diff(clips.astype(np.float32), axis=1)
     second = np.diff(first, axis=1)
     speed = float(np.abs(first).mean())
-    return Motion(speed, ratio(float(np.abs(second).mean()), speed))
+    jerk = ratio(float(np.abs(second).mean()), speed)
+    of_first, of_second = (
+        np.abs(change).reshape(len(clips), -1).mean(1, dtype=np.float64) for change in (first, second)
+    )
+    apart = (of_second - jerk * of_first) / speed if speed else np.full(len(clips), math.nan)
+    return Motion(speed, jerk, of_first, apart)
 
 
 def ratio(value: float, reference: float) -> float:

@@ -102,7 +102,7 @@ def scores_of(asked: Comparison, opened: Opened, of: Mapping[str, Any], output: 
         found |= extractor.singular(made.moments.count, "images", names.RFID)
     for name, values in seen.values.items():
         each = np.array(values)
-        found |= {name: float(each.mean()), f"{name}_interval": bootstrap_interval(each, asked.seed)}
+        found |= {name: float(each.mean()), names.interval(name): bootstrap_interval(each, asked.seed)}
     found["images"] = len(seen.values[names.PSNR])
     _draw(seen.shown, output)
     return {**found, **_records(asked, opened.autoencoder, of, extractor.ruler if extractor else {})}

@@ -8,6 +8,7 @@ FRECHET_HELDOUT, FRECHET_NOISE = "frechet_heldout", "frechet_noise"
 FID, SFID, KID, INCEPTION = "fid", "sfid", "kid", "inception_score"
 DENSITY, COVERAGE = "density", "coverage"
 FD_DINOV2, CMMD, FVD, CLIP_SCORE = "fd_dinov2", "cmmd", "fvd", "clip_score"
+MOTION, JERK = "motion_ratio", "jerk_ratio"
 PSNR, SSIM, LPIPS, RFID = "psnr_db", "ssim", "lpips", "rfid"
 
 AGREEMENTS = (CLASS_AGREEMENT, CLIP_AGREEMENT)
@@ -31,6 +32,16 @@ _REAL = "_real"
 def real(name: str) -> str:
     """Return the name of the same measure on real samples."""
     return _ON_REAL.get(name, name + _REAL)
+
+
+def interval(name: str) -> str:
+    """Return the name of half the width of a score's 95 % interval."""
+    return f"{name}_interval"
+
+
+def is_interval(name: str) -> bool:
+    """Return whether `interval` gives this name."""
+    return name.endswith(interval(""))
 
 
 def is_of_real(name: str) -> bool:

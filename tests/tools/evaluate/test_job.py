@@ -103,6 +103,10 @@ def test_real_samples_score_as_real_ones_do(data: Path, real: RealSamples, tmp_p
     assert scores["frechet_heldout"] < 0.5 * scores["frechet_noise"]  # noise, decoded by that autoencoder
     assert scores["motion_ratio"] == pytest.approx(1, abs=0.2)
     assert scores["jerk_ratio"] == pytest.approx(1, abs=0.1)
+    for name in ("class_agreement", "clip_agreement", "motion_ratio", "jerk_ratio"):
+        assert 0 <= scores[f"{name}_interval"] < 0.15
+    assert scores["motion_ratio_interval"] > 0
+    assert "precision_interval" not in scores  # of 150 images: too few
     assert 0 < scores["psnr_db"] < 25  # an autoencoder that has learned nothing
     assert (scores["images"], scores["clips"], scores["frechet_count"]) == (150, 40, 50)
     assert (tmp_path / "scores/real_images.png").exists()
@@ -138,6 +142,7 @@ def test_collapse_and_standstill_are_seen(data: Path, real: RealSamples, tmp_pat
     assert scores["recall"] < 0.1 * scores["recall_real"]
     assert scores["motion_ratio"] == 0
     assert scores["jerk_ratio"] is None  # what does not move has no smoothness
+    assert "jerk_ratio_interval" not in scores
 
 
 def test_scores_repeat_and_stay(
@@ -282,6 +287,23 @@ def test_table_puts_real_beside_generated() -> None:
         f"{'recall':18}{'0.5000':>12}",
         f"{'images':18}{'3':>12}",
     ]
+    longer = table({"class_agreement": 0.9, "class_agreement_interval": 0.01}).splitlines()[1:]
+    assert longer == [
+        f"{'class_agreement':26}{'0.9000':>12}",
+        f"{'class_agreement_interval':26}{'0.0100':>12}",
+    ]
+
+
+def test_intervals_of_precision_and_recall_leave_blocks_out_of_all_subsets() -> None:
+    random = np.random.default_rng(0)
+    made, train, heldout = random.standard_normal((300, 4)) + 0.5, *random.standard_normal((2, 250, 4))
+    found = by_classifier.compare(made, train, heldout, count=50, draws=3, seed=1)
+    assert found["neighbour_count"] == 250
+    assert 0.01 < found["precision_interval"] < 0.2
+    assert 0.01 < found["recall_interval"] < 0.2
+    assert "recall_interval" not in by_classifier.compare(
+        made[:199], train, heldout, count=50, draws=3, seed=1
+    )
 
 
 @pytest.mark.parametrize("field", ["real", "heldout", "autoencoder"])

@@ -72,6 +72,22 @@ def test_motion_of_a_ramp_has_no_jerk_and_of_an_alternation_twice_its_speed() ->
     assert measures.motion(flicker) == measures.Motion(8, 2)
 
 
+def test_parts_of_clips_give_the_intervals_of_their_motion() -> None:
+    random = np.random.default_rng(0)
+    clips = random.integers(0, random.integers(2, 256, (30, 1, 1, 1, 1)), (30, 4, 3, 3, 1)).astype(np.uint8)
+    found = measures.motion(clips)
+    assert found.speeds.mean() == pytest.approx(found.speed, rel=1e-6)
+    assert found.jerks.mean() == pytest.approx(0, abs=1e-6)
+    without = [measures.motion(np.delete(clips, number, 0)) for number in range(30)]
+    for parts, values in (
+        (found.speeds, [each.speed for each in without]),
+        (found.jerks, [each.jerk for each in without]),
+    ):
+        jackknife = np.std(values) * np.sqrt(29)  # the standard error, by leaving each clip out
+        assert measures.bootstrap_interval(parts, 0) == pytest.approx(1.96 * jackknife, rel=0.15)
+    assert np.isnan(measures.motion(np.zeros((2, 4, 1, 1, 1), np.uint8)).jerks).all()
+
+
 def test_subsets_are_repeatable_and_differ() -> None:
     first, again, other = (measures.subset(50, 20, (draw,), seed=1, purpose="test") for draw in (0, 0, 1))
     assert np.array_equal(first, again)

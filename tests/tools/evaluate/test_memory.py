@@ -11,8 +11,8 @@ import pytest
 
 from models.extractors import inception
 from tools.evaluate.extractors.inception_scores import SPATIAL_WIDTH
-from tools.evaluate.features import kernel_distance, neighbours
-from tools.evaluate.jackknife import distance_interval, without_bias
+from tools.evaluate.features import kernel_distance, neighbours_without
+from tools.evaluate.jackknife import blocks_of, distance_interval, without_bias
 from tools.evaluate.moments import Moments, Reference
 
 PICTURES, WIDTH, GIB = 50_000, inception.WIDTH, 2**30
@@ -29,7 +29,7 @@ def sums(features: np.ndarray) -> Moments:
 
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
-    "neighbours": neighbours,
+    "neighbours": lambda made, real: neighbours_without(made, real, blocks_of(len(made), 0)),
     "kid": lambda made, real: kernel_distance(made, real, 0, subsets=2),
     "interval": lambda made, real: distance_interval(made, Reference.of(sums(real)), 0),
     "infinite": lambda made, real: without_bias(made, Reference.of(sums(real)), 0),

@@ -85,7 +85,7 @@ class ClipScores(Extractor):
         embedded = np.concatenate(found)[[number[text] for text in texts]]
         each = 100 * (made.features * embedded).sum(1, dtype=np.float64).clip(0)
         interval = bootstrap_interval(each, seed)
-        return {names.CLIP_SCORE: float(each.mean()), f"{names.CLIP_SCORE}_interval": interval}
+        return {names.CLIP_SCORE: float(each.mean()), names.interval(names.CLIP_SCORE): interval}
 
     def _features(self, pictures: Pixels) -> Features:
         x = channels_first(pictures, self.device)

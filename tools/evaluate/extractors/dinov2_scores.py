@@ -20,8 +20,8 @@ from tools.evaluate.extractors.extractor import (
     Seen,
     channels_first,
     distance_scores,
+    neighbour_scores,
 )
-from tools.evaluate.features import neighbours
 from tools.evaluate.moments import Reference, read_reference
 from tools.runs import score_names as names
 
@@ -60,13 +60,9 @@ class DinoV2Scores(Extractor):
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return all scores of generated pictures against real ones."""
-        near = neighbours(made.features, real.features)
         return {
             **distance_scores(names.FD_DINOV2, made, Reference.of(real.moments), seed),
-            names.PRECISION: near.precision,
-            names.RECALL: near.recall,
-            names.DENSITY: near.density,
-            names.COVERAGE: near.coverage,
+            **neighbour_scores(made, real, seed),
         }
 
     def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:

@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tools.evaluate.jackknife import LEAST, distance_interval, without_bias
+from tools.evaluate.features import Neighbours, neighbours, neighbours_without
+from tools.evaluate.jackknife import LEAST, blocks_of, distance_interval, half_width, without_bias
 from tools.evaluate.moments import Moments, Reference
+from tools.runs import score_names as names
 
 Pixels = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -104,6 +106,26 @@ def distance_scores(name: str, made: Seen, reference: Reference, seed: int) -> d
     """
     found = {name: reference.distance(made.moments)}
     if made.moments.count >= LEAST:
-        found[f"{name}_interval"] = distance_interval(made.features, reference, seed)
+        found[names.interval(name)] = distance_interval(made.features, reference, seed)
         found[f"{name}_infinite"] = without_bias(made.features, reference, seed)
     return found
+
+
+def neighbour_scores(made: Seen, real: Seen, seed: int) -> dict[str, Any]:
+    """Return precision, recall, density and coverage, with their intervals from 200 samples on."""
+    if len(made.features) < LEAST:
+        return _by_name(neighbours(made.features, real.features))
+    block = blocks_of(len(made.features), seed)
+    whole, *without = neighbours_without(made.features, real.features, block)
+    found = _by_name(whole)
+    rest = [_by_name(each) for each in without]
+    return found | {names.interval(name): half_width([each[name] for each in rest]) for name in found}
+
+
+def _by_name(near: Neighbours) -> dict[str, float]:
+    return {
+        names.PRECISION: near.precision,
+        names.RECALL: near.recall,
+        names.DENSITY: near.density,
+        names.COVERAGE: near.coverage,
+    }

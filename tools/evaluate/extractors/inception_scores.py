@@ -7,6 +7,7 @@ format. Sums are added up batch by batch; features of 50,000 pictures take 0.4 G
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +31,9 @@ from tools.evaluate.extractors.extractor import (
     Seen,
     channels_first,
     distance_scores,
+    neighbour_scores,
 )
-from tools.evaluate.features import inception_score, kernel_distance, neighbours
+from tools.evaluate.features import inception_score, kernel_distance
 from tools.evaluate.moments import Moments, Reference, read_reference
 from tools.runs import score_names as names
 
@@ -92,16 +94,14 @@ class InceptionScores(Extractor):
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return all scores of generated pictures against real ones."""
         kernel = kernel_distance(made.features, real.features, seed)
-        near = neighbours(made.features, real.features)
+        interval = {} if math.isnan(kernel.half_width) else {names.interval(names.KID): kernel.half_width}
         return {
             **_against(made, Reference.of(real.moments, real.features), seed),
             names.SFID: Reference.of(real.more[SPATIAL]).distance(made.more[SPATIAL]),
             names.KID: kernel.value,
-            "kid_deviation": kernel.half_width,
-            names.PRECISION: near.precision,
-            names.RECALL: near.recall,
-            names.DENSITY: near.density,
-            names.COVERAGE: near.coverage,
+            "kid_deviation": kernel.deviation,
+            **interval,
+            **neighbour_scores(made, real, seed),
         }
 
     def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
@@ -125,9 +125,9 @@ def open_extractor(path: Path, device: torch.device) -> InceptionScores:
 
 
 def _against(made: Seen, reference: Reference, seed: int) -> dict[str, Any]:
-    deviation = inception_score(made.more[LOGITS], seed)
+    spread = inception_score(made.more[LOGITS], seed)
     return {
         **distance_scores(names.FID, made, reference, seed),
-        names.INCEPTION: deviation.value,
-        "inception_score_deviation": deviation.half_width,
+        names.INCEPTION: spread.value,
+        "inception_score_deviation": spread.deviation,
     }

@@ -36,14 +36,15 @@ class Measuring(ABC):
 
 def table(scores: Mapping[str, Any]) -> str:
     """Lay the scores out for a terminal, each beside the one of held-out real data where there is one."""
-    lines = [f"{'score':18}{'generated':>12}{'real':>12}"]
+    width = max([18, *(len(name) + 2 for name in scores if names.is_interval(name))])
+    lines = [f"{'score':{width}}{'generated':>12}{'real':>12}"]
     for name, value in scores.items():
         if names.is_of_real(name) or not isinstance(value, int | float):
             continue
         if isinstance(value, bool):
             continue
         real = scores.get(names.real(name))
-        lines.append(f"{name:18}{_number(value):>12}{_number(real):>12}".rstrip())
+        lines.append(f"{name:{width}}{_number(value):>12}{_number(real):>12}".rstrip())
     if not scores.get("heldout_unseen", True):
         lines.append("the real images compared with were also seen by the generator: no heldout= was given")
     if warning := scores.get("warning"):

@@ -18,7 +18,9 @@ from tests.models.extractors.made_weights import random_weights
 from tests.models.public_models import save_clip, save_dinov2, save_i3d
 from tests.tools.evaluate.test_job import write_samples
 from tools.evaluate import job as evaluate
-from tools.evaluate.extractors.inception_scores import InceptionScores
+from tools.evaluate.extractors.extractor import Seen
+from tools.evaluate.extractors.inception_scores import SPATIAL, InceptionScores
+from tools.evaluate.moments import Moments
 from tools.shard import job as shard
 
 
@@ -108,6 +110,25 @@ def test_a_ruler_says_how_real_pictures_were_read(tmp_path: Path, real: Path) ->
     assert ruler["real_resize"]["images"] == "Pillow bicubic, antialiased, to cover; centre crop"
     assert (ruler["real_colour"], ruler["rounding"], ruler["reference_count"]) == ("convert", "to bytes", 12)
     assert ruler["extractor_weights"] == "of unknown origin"
+
+
+def test_scores_of_neighbours_and_kernels_have_intervals_from_200_samples_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tools.evaluate.extractors.inception_scores._against", lambda *given: {})
+    spatial = Moments.empty(2)
+    spatial.add(np.random.default_rng(0).standard_normal((9, 2)))
+
+    def seen(seed: int, count: int) -> Seen:
+        features = np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
+        return Seen(features, spatial, {SPATIAL: spatial})
+
+    extractor = InceptionScores(None, torch.device("cpu"), "")  # type: ignore[arg-type]
+    found = extractor.scores(seen(1, 200), seen(2, 220), seed=0)
+    for name in ("kid", "precision", "recall", "density", "coverage"):
+        assert 0 < found[f"{name}_interval"] < 0.3
+    few = extractor.scores(seen(1, 199), seen(2, 220), seed=0)
+    assert set(found) - set(few) == {name for name in found if name.endswith("_interval")}
 
 
 def test_weights_of_the_published_hash_are_called_published() -> None:

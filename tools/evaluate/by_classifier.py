@@ -16,7 +16,7 @@ from data.media.pictures import image_grid, write_png
 from tools.evaluate import copies, measures
 from tools.evaluate.decoded import beside_noise, reconstruction_psnr
 from tools.evaluate.features import neighbours_without
-from tools.evaluate.jackknife import LEAST, blocks_of, half_width
+from tools.evaluate.jackknife import BLOCKS, LEAST, blocks_of, half_width
 from tools.evaluate.judge import Judge, make_judge
 from tools.evaluate.measures import Motion, bootstrap_interval, motion, ratio
 from tools.evaluate.real_samples import RealSamples, Shape, read, rule_of
@@ -27,6 +27,7 @@ from tools.runs.samples import Samples
 FORMULAS = 1  # version of the measures, in rulers
 NEIGHBOURS = 3  # k of precision and recall, as in the paper
 MANIFOLD, FEW = "manifold", "few generated"  # subsets of real and of generated images for these
+HALVES, MADE = "real halves", "generated"  # those for Fréchet distances
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def compare(
 
         row: dict[str, float] = {}
         if size > 1:
-            both = some(real, 2 * size, "real halves")
-            row[names.FRECHET] = measures.frechet(some(generated, size, "generated"), both[:size])
+            both = some(real, 2 * size, HALVES)
+            row[names.FRECHET] = measures.frechet(some(generated, size, MADE), both[:size])
             row[names.real(names.FRECHET)] = measures.frechet(both[size:], both[:size])
         if few > NEIGHBOURS:
             manifold, made = some(train, few, MANIFOLD), some(generated, few, FEW)
@@ -185,6 +186,7 @@ def compare(
         rows.append(row)
     result = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     result |= neighbour_intervals(generated, train, few, draws=draws, seed=seed)
+    result |= frechet_interval(generated, real, size, draws=draws, seed=seed)
     result |= {"frechet_count": size, "neighbour_count": few}
     if len(heldout):
         result[names.NEAREST] = measures.nearest_distance(generated, train)
@@ -213,3 +215,18 @@ def neighbour_intervals(
         names.interval(names.PRECISION): half_width(precision),
         names.interval(names.RECALL): half_width(recall),
     }
+
+
+def frechet_interval(
+    generated: np.ndarray, real: np.ndarray, count: int, *, draws: int, seed: int
+) -> dict[str, float]:
+    """Return the same of the Fréchet distance."""
+    if count < LEAST:
+        return {}
+    block, without = blocks_of(len(generated), seed), []
+    for draw in range(draws):
+        rows = measures.subset(len(generated), count, (draw,), seed, MADE)
+        half = real[measures.subset(len(real), 2 * count, (draw,), seed, HALVES)[:count]]
+        rest = [generated[rows[block[rows] != left_out]] for left_out in range(BLOCKS)]
+        without.append([measures.frechet(made, half) for made in rest])
+    return {names.interval(names.FRECHET): half_width(np.mean(without, axis=0))}

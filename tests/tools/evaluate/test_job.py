@@ -294,18 +294,6 @@ def test_table_puts_real_beside_generated() -> None:
     ]
 
 
-def test_intervals_of_precision_and_recall_leave_blocks_out_of_all_subsets() -> None:
-    random = np.random.default_rng(0)
-    made, train, heldout = random.standard_normal((300, 4)) + 0.5, *random.standard_normal((2, 250, 4))
-    found = by_classifier.compare(made, train, heldout, count=50, draws=3, seed=1)
-    assert found["neighbour_count"] == 250
-    assert 0.01 < found["precision_interval"] < 0.2
-    assert 0.01 < found["recall_interval"] < 0.2
-    assert "recall_interval" not in by_classifier.compare(
-        made[:199], train, heldout, count=50, draws=3, seed=1
-    )
-
-
 @pytest.mark.parametrize("field", ["real", "heldout", "autoencoder"])
 def test_missing_data_are_told_of_before_any_work(data: Path, tmp_path: Path, field: str) -> None:
     samples = write_samples(tmp_path / "samples", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))

@@ -24,7 +24,6 @@ from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.objective_kind import maps_to_data
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.sample import parts as sample_parts
-from tools.sample import sampled_from
 from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.decoding import Decoder, Made
 from tools.sample.files.file_parts import LATENTS_SUFFIX, FileParts
@@ -36,6 +35,7 @@ from tools.sample.guiding import Guiding, open_weak
 from tools.sample.noisy_classifiers.opening import open_classifier
 from tools.sample.parts import Decoded, Parts, Store
 from tools.sample.prompts import Prompts, embed
+from tools.sample.record import describing, unchanged
 from tools.sample.requests.asked import Asked, SampleSettings
 from tools.sample.requests.fitting import latent_shape, make_schedule, settle_samplers
 from tools.sample.requests.presets import PRESETS
@@ -47,7 +47,7 @@ OWN_FILES = (OVERVIEW, SAMPLES, FILES, MADE_FROM, CONFIG)
 
 def prepare(
     settings: SampleSettings,
-    making: sampled_from.Making,
+    making: describing.Making,
     asked: Asked,
     device: torch.device,
     record: dict[str, Any] | None,
@@ -59,10 +59,10 @@ def prepare(
     """
     torch.backends.cudnn.benchmark = False  # workers that make the same samples make the same bytes
     torch.backends.cudnn.deterministic = True
-    precision = sampled_from.precision_of(making, record, device.type)
+    precision = describing.precision_of(making, record, device.type)
     making, dtype = replace(making, precision=precision), number_type(precision)
     compute_in(precision)
-    checkpoint, source = sampled_from.checkpoint_of(making, record), Path(making.source)
+    checkpoint, source = describing.checkpoint_of(making, record), Path(making.source)
     trained = open_run(source, checkpoint, making.weights, device, dtype)
     with below("tiling"):
         trained.autoencoder.set_tiling(making.tiling)
@@ -79,7 +79,7 @@ def prepare(
     classifier = open_classifier(making.classifier, trained.space, device)
     guiding = Guiding(trained, open_weak(making.weak, trained, record, device, dtype), classifier)
     job = Job(settings, making, asked, trained, schedule, guiding, prompts)
-    sampled_from.require_same(Path(making.output), record or job.made_from, job.made_from)
+    unchanged.require_same(Path(making.output), record or job.made_from, job.made_from)
     job.require_nameable()
     for line in (*notes, *(f"warning: {each}" for each in job.warnings())):
         say(line)
@@ -91,7 +91,7 @@ class Job:
     """What all batches of one sampling job have in common."""
 
     settings: SampleSettings
-    making: sampled_from.Making
+    making: describing.Making
     asked: Asked
     trained: LoadedRun
     schedule: Schedule
@@ -102,7 +102,7 @@ class Job:
     def made_from(self) -> dict[str, Any]:
         """What the samples depend on, as this worker finds it."""
         known = self.asked, self.trained, self.schedule, self.shapes
-        return sampled_from.describe(self.settings, self.making, *known, self.guiding.record)
+        return describing.describe(self.settings, self.making, *known, self.guiding.record)
 
     @cached_property
     def shapes(self) -> list[tuple[int, int, int, int]]:

@@ -87,13 +87,14 @@ def run(config: Config) -> None:
     from core.progress import say
     from core.queue import shared_job
     from core.run.claim import claim
-    from tools.sample import sampled_from, sharing
+    from tools.sample import sharing
     from tools.sample.batches import prepare
     from tools.sample.publishing import publish
+    from tools.sample.record import describing, unchanged
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
 
     config = replace(config, **set_by_preset(section(SampleSettings, config)))
-    sections = section(SampleSettings, config), section(sampled_from.Making, config)
+    sections = section(SampleSettings, config), section(describing.Making, config)
     asked, source, output = read_asked(sections[0]), Path(config.source), Path(config.output)
     device = device_choice.own_device(config.device)
 
@@ -103,9 +104,7 @@ def run(config: Config) -> None:
             config,
             done=SAMPLES,
             overwrite=config.overwrite,
-            contents=sampled_from.contents(
-                source, output, config.weak, asked, config.task, config.classifier
-            ),
+            contents=unchanged.contents(source, output, config.weak, asked, config.task, config.classifier),
             made=partial(samples_made, output),
         )
 
@@ -119,7 +118,7 @@ def run(config: Config) -> None:
         shared_job.begin_anew(output, config.queue, take, sharing.shown)
     else:
         take()
-    agreed = sampled_from.begin(output, job.made_from)
+    agreed = describing.begin(output, job.made_from)
     if record is None and agreed["sha256"] != job.made_from["sha256"]:
         job = prepare(*sections, asked, device, agreed)  # another worker began at once, and was first
     parts = job.parts(agreed["sha256"])
@@ -138,7 +137,8 @@ def look(
     UserError where the same command would make others now, WorkError where finished samples are damaged.
     """
     from core.run.folder import CONFIG
-    from tools.sample import sampled_from, sharing
+    from tools.sample import sharing
+    from tools.sample.record import unchanged
 
     if not (output / CONFIG).is_file():
         return None, ""
@@ -148,6 +148,6 @@ def look(
     samples = Samples.read(output)
     samples.verify()
     if record is not None:
-        sampled_from.require_unchanged(source, output, asked, task, record, classifier)
+        unchanged.require_unchanged(source, output, asked, task, record, classifier)
     sharing.clear(output)  # left by a kill after samples.json
     return record, f"{output}: finished before, {samples.origin}"

@@ -1,7 +1,7 @@
 """The parts of an unfinished sampling job: a file for each range of samples, which records what made it.
 
 `parts/part-FIRST-LAST.npz` holds `arr_0`, the pixels of samples FIRST to LAST, and `made_from`, the hash of
-the record that the job keeps to (`tools.sample.sampled_from`). A part is checked whenever it is read.
+the record that the job keeps to (`tools.sample.record.describing`). A part is checked whenever it is read.
 """
 
 from __future__ import annotations

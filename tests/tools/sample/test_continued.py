@@ -28,10 +28,11 @@ from models.denoisers.dit import DiT
 from tests.tools.made_runs import MODEL, make_run
 from tools.runs import loaded_run
 from tools.runs.samples import Samples
-from tools.sample import batches, sampled_from
+from tools.sample import batches
 from tools.sample import job as sample
 from tools.sample import parts as sample_parts
 from tools.sample.parts import DamagedPart, Decoded, Parts
+from tools.sample.record import describing
 
 FIRST, SECOND = "step-00000007.0", "step-00000009.0"
 
@@ -347,9 +348,9 @@ def test_a_job_goes_on_in_the_precision_it_was_begun_with(run: Path, monkeypatch
     exact = draw(run, "exact")
     assert "precision" not in json.loads((run.parent / "exact/made_from.json").read_text())
     kill(run, "old", monkeypatch)
-    settle = sampled_from.settle_precision
+    settle = describing.settle_precision
     with monkeypatch.context() as on_cuda:
-        on_cuda.setattr(sampled_from, "settle_precision", lambda asked, _, fast: settle(asked, "cuda", fast))
+        on_cuda.setattr(describing, "settle_precision", lambda asked, _, fast: settle(asked, "cuda", fast))
         assert np.array_equal(draw(run, "old"), exact)
         whole = draw(run, "whole")
         kill(run, "new", monkeypatch)

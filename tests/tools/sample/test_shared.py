@@ -25,8 +25,9 @@ from launch import local
 from tests.tools.made_runs import make_run
 from tests.tools.sample.sample_runs import BATCH, COUNT, QUEUE, config, content, start_worker
 from tools.runs.samples import Samples
-from tools.sample import batches, sampled_from
+from tools.sample import batches
 from tools.sample import job as sample
+from tools.sample.record import describing
 
 UNITS = COUNT // BATCH
 SLOW = "sample.batch:sleep=0.2"
@@ -148,7 +149,7 @@ def test_of_workers_that_begin_at_once_the_first_chooses_the_checkpoint(
     run: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later worker has found a newer one, and goes on with the first one's."""
-    output, begin = run.parent / "shared", sampled_from.begin
+    output, begin = run.parent / "shared", describing.begin
     write_json(run / "checkpoints" / "step-00000009.0" / "manifest.json", {"number": 2})
 
     def late(folder: Path, now: Any) -> Any:
@@ -156,7 +157,7 @@ def test_of_workers_that_begin_at_once_the_first_chooses_the_checkpoint(
         shutil.copy(run.parent / "alone/made_from.json", output)
         return begin(folder, now)
 
-    monkeypatch.setattr(sampled_from, "begin", late)
+    monkeypatch.setattr(describing, "begin", late)
     sample.run(config(run, "shared"))
     assert content(output) == alone
 

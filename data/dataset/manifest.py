@@ -109,6 +109,7 @@ class _LatentExtra(TypedDict):
     captions: NotRequired[_SeveralCaptions]
     cut_captions: NotRequired[_CutCaptions]
     features: NotRequired[_Features]
+    frame_rates: NotRequired[list[tuple[float, U32]]]
 
 
 class _Raw(TypedDict):

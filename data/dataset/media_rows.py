@@ -12,6 +12,7 @@ from data.dataset.schema import MEDIA_DTYPE
 from data.media.formats import Media
 
 OLD_MEDIA_DTYPE = np.dtype([("width", "<u4"), ("height", "<u4"), ("frames", "<u4"), ("fps", "<f4")])
+MOST_RATES = 8  # frame rates of clips that are told apart
 _MOST = 2**32 - 1  # largest numerator or denominator of a rate
 
 
@@ -47,6 +48,19 @@ def upgraded(old: np.ndarray) -> np.ndarray:
         rows["duration_num"][here] = old["frames"][here].astype(np.uint64) * rate.denominator * (fps > 0)
         rows["duration_den"][here] = rate.numerator or 1
     return rows
+
+
+def frame_rates(media: np.ndarray, are_clips: np.ndarray, fps: float, stride: int) -> list[list[float]]:
+    """Return [frames a second, samples] of clips, the most frequent first; at most MOST_RATES.
+
+    media: (samples,) MEDIA_DTYPE.  are_clips: (samples,) which of them clips are cut from.  fps: at which
+    they are cut, 0 for each video's own.  stride: every so many frames are taken.
+    """
+    rows = media[are_clips & (media["rate_num"] > 0)]
+    rates = np.full(len(rows), fps) if fps else rows["rate_num"] / np.maximum(rows["rate_den"], 1)
+    found, counts = np.unique(np.round(rates / stride, 3), return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MOST_RATES]
+    return [[float(found[at]), int(counts[at])] for at in order]
 
 
 def seconds(media: np.ndarray) -> np.ndarray:

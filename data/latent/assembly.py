@@ -17,6 +17,7 @@ from core.files import sha256_file
 from core.progress import counted
 from data.dataset.index import shard_starts
 from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
+from data.dataset.media_rows import frame_rates
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
     FEATURE_DTYPE,
@@ -82,6 +83,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
             **text_facts(texts, captions),
             **_cut(job, receipts),
             **_feature_facts(job, buckets),
+            **_frame_rates(job, index["bucket"], buckets),
         },
     )
     failpoint("encode.manifest")
@@ -128,6 +130,16 @@ def _feature_facts(job: Job, buckets: Sequence[Shape]) -> dict[str, Any]:
         return {}
     known = dict(zip(map(tuple, job.shapes), job.feature_shapes, strict=True))
     return {"features": {"shapes": [list(known[tuple(shape)]) for shape in buckets]}}
+
+
+def _frame_rates(job: Job, column: np.ndarray, buckets: Sequence[Shape]) -> dict[str, Any]:
+    """Return what the manifest says of the rates at which clips play; {} where all are images."""
+    frames = np.zeros(NO_BUCKET + 1, np.int64)
+    frames[: len(buckets)] = [shape[1] for shape in buckets]
+    if not (frames > 1).any():
+        return {}
+    media = np.asarray(job.dataset.media)
+    return {"frame_rates": frame_rates(media, frames[column] > 1, job.clips.fps, job.clips.stride)}
 
 
 def _captions(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> CaptionTable | None:

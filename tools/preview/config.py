@@ -45,7 +45,9 @@ class PreviewConfig:
     frames: int = setting(1, "frames of a sample; 1 is images", low=1, role="watch")
     height: int = setting(0, "0 is what the run is trained on", unit="pixels", low=0, role="watch")
     width: int = setting(0, "0 is what the run is trained on", unit="pixels", low=0, role="watch")
-    fps: float = setting(12.0, "playing speed of films", unit="1/s", low=0.1, role="watch")
+    fps: float = setting(
+        0.0, "playing speed of films; 0 is that of most clips, else 12", unit="1/s", low=0, role="watch"
+    )
     batch: int = setting(8, "samples that a rank makes at once", low=1, role="watch")
     sampler: PreviewSamplerConfig = setting(PreviewSamplerConfig(), "solver, steps and guidance")
 

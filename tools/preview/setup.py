@@ -65,7 +65,7 @@ def _requested(
     run: Path,
     device: torch.device,
 ) -> Requested:
-    settings = _settings(config)
+    settings = _settings(config).at_rate(space.fps)
     shape_of: Callable[[Size], tuple[int, int, int, int]] = partial(latent_shape, space, model, autoencoder)
     schedule = make_schedule(settings, read_asked(settings), space, run, shape_of)
     schedule, notes = settle_samplers(schedule, space, run, shape_of)

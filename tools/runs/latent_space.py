@@ -80,6 +80,7 @@ def describe(
     path's parameters, rates read from a file among them.  times: densities read from a file, or None.
     null_share: of samples trained without label, and without text; None where that is not known.
     dropout: what training dropped of them: both together, and of the others each alone.
+    fps: frames a second of most clips; None where that is not known.
     untrained_classes: names of classes without a sample.
     """
     facts, found = source.facts, source.conditions()
@@ -112,6 +113,7 @@ def describe(
             "label": objective.class_dropout,
             "text": objective.text_dropout,
         },
+        "fps": facts.fps,
         "untrained_classes": [
             name for name, count in zip(facts.classes, found.by_class, strict=True) if not count
         ],

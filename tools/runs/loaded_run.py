@@ -38,7 +38,8 @@ class LatentSpace:
     null_share: of samples trained without label, and without text; None where that is not known.
     dropout: share from which training took label and text together ("both"), and of the others each of them
     alone; None where that is not known.
-    untrained_classes: names of classes that had no sample.
+    untrained_classes: names of classes that had no sample.  fps: frames a second of most clips; None where
+    that is not known.
     """
 
     mean: Moment
@@ -54,6 +55,7 @@ class LatentSpace:
     null_share: Mapping[str, float | None] | None
     dropout: Mapping[str, float] | None
     untrained_classes: tuple[str, ...]
+    fps: float | None
 
     @property
     def normaliser(self) -> Normaliser:

@@ -25,6 +25,7 @@ LEARNT = {
     "null_share": None,
     "dropout": None,
     "untrained_classes": (),
+    "fps": None,
 }  # likewise, and it cannot be known of them
 _Side = Annotated[int, Range(1, 1 << 31)]
 
@@ -81,6 +82,7 @@ class _Space(TypedDict):
     null_share: NotRequired[_NullShare | None]
     dropout: NotRequired[_Dropout | None]
     untrained_classes: NotRequired[list[str]]
+    fps: NotRequired[Annotated[float, Range(0, 1 << 20)] | None]
     schedule: NotRequired[_Schedule]
     times: NotRequired[list[float] | None]
 

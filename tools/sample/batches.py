@@ -66,6 +66,7 @@ def prepare(
     trained = open_run(source, checkpoint, making.weights, device, dtype)
     with below("tiling"):
         trained.autoencoder.set_tiling(making.tiling)
+    settings = settings.at_rate(trained.space.fps)
     keeper = Keeper.of(trained, source)
     schedule = make_schedule(settings, asked, trained.space, source, shape_of(trained), keeper)
     schedule, notes = settle_samplers(schedule, trained.space, source, shape_of(trained))

@@ -10,6 +10,7 @@ from core.config.settings import REQUIRED, setting
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError
 from core.queue.config import QueueConfig
+from core.run.claim import begun_with
 from models.autoencoder.tiling_config import TilingConfig
 from models.precision import AskedPrecision
 from tools.sample.again import settings_of
@@ -137,7 +138,12 @@ class Config:
     frames: int = setting(1, "frames of a sample; 1 is images", low=1)
     height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
-    fps: float = setting(12.0, "playing speed of films", unit="1/s", low=0.1)
+    fps: float = setting(
+        0.0,
+        "playing speed of films; 0 is that of most clips the run has learned from, 12 where it is not known",
+        unit="1/s",
+        low=0,
+    )
     precision: AskedPrecision = setting(
         "auto",
         "in which the network computes; tf32: as fp32, products on GPUs rounded to 10 bits; auto: bf16 on "
@@ -155,9 +161,9 @@ class Config:
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of the job whose sample is made `again`."""
+        """Return the settings of the job whose sample is made `again`, or the speed a job began with."""
         if not (again := given.get("again")):
-            return {}
+            return begun_with(given, cls.job, "fps")  # which was 12 before it was that of the clips
         if given.get("requests"):
             raise UserError("requests", given["requests"], "'' with again, which names its row")
         return settings_of(str(again))

@@ -60,6 +60,7 @@ class CachedLatents(StoredLatents):
             made_from=manifest.extra["made_from"],
             longest_text=manifest.extra.get("longest_text"),
             feature_shapes=feature_shapes(manifest),
+            frame_rates=tuple((fps, count) for fps, count in manifest.extra.get("frame_rates", ())),
         )
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:

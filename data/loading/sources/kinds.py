@@ -49,6 +49,7 @@ class LatentFacts:
     longest_text: tokens of the longest caption; None where captions were not embedded.
     feature_shapes: (F, h, w, E) of a picture encoder's features of each bucket; () where there are none.
     picture_shapes: (3, F, H, W) of the pictures that batches bring in place of features; () for none.
+    frame_rates: (frames a second, samples) of clips, the most frequent first; () where that is not known.
     """
 
     place: str
@@ -62,6 +63,12 @@ class LatentFacts:
     longest_text: int | None
     feature_shapes: tuple[Shape, ...] = ()
     picture_shapes: tuple[Shape, ...] = ()
+    frame_rates: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second of most clips; None where that is not known."""
+        return self.frame_rates[0][0] if self.frame_rates else None
 
     @property
     def encoder(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,7 +122,16 @@ def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentF
         feature_shapes=tuple(shape for each in facts for shape in each.feature_shapes)
         if all(each.feature_shapes for each in facts)
         else (),
+        frame_rates=_all_rates(facts),
     )
+
+
+def _all_rates(facts: Sequence[LatentFacts]) -> tuple[tuple[float, int], ...]:
+    """Add up the frame rates of all caches, the most frequent first."""
+    counts: Counter[float] = Counter()
+    for each in facts:
+        counts.update(dict(each.frame_rates))
+    return tuple(counts.most_common())
 
 
 def pooled(statistics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from core.files import fingerprint
 from core.progress import Progress, counted, say
 from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset, shard_starts
+from data.dataset.media_rows import frame_rates
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
 from data.latent.assembly import used_buckets
@@ -141,7 +142,16 @@ class OnlineLatents:
             made_from=made_from,
             longest_text=self._captions.tokens if self._captions else None,
             feature_shapes=tuple(feature_shapes),
+            frame_rates=self._frame_rates(shapes),
         )
+
+    def _frame_rates(self, shapes: Sequence[Shape]) -> tuple[tuple[float, int], ...]:
+        frames = np.zeros(NO_BUCKET + 1, np.int64)
+        frames[: len(shapes)] = [shape[1] for shape in shapes]
+        config = self._config.buckets
+        media = np.asarray(self._raw.media)
+        found = frame_rates(media, frames[self._column] > 1, config.fps, config.stride)
+        return tuple((fps, int(count)) for fps, count in found)
 
     def to(self, device: device) -> None:
         """Move the encoders to a device."""

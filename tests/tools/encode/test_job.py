@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +105,18 @@ def test_what_the_cache_was_made_from_is_recorded(config, sources):
     assert made_from["computation"] == {"device": "cpu", "precision": "fp32", "batch": 3, "threads": 1}
     assert str(config.output.parent) not in text
     assert str(raw.folder) not in text
+
+
+@pytest.mark.parametrize("fps", [0.0, 16.0])
+def test_the_rates_at_which_its_clips_play_are_recorded(config, sources, fps):
+    raw, _ = sources
+    buckets = BucketConfig(shapes=SHAPES, fps=fps)
+    encode.run(replace(config, buckets=buckets))
+    films = raw.media["frames"][:] > 1
+    rates = Counter([fps] * int(films.sum()) if fps else raw.media["fps"][:][films].tolist())
+    found = Dataset(config.output).manifest.extra["frame_rates"]
+    assert dict(found) == rates
+    assert [count for _, count in found] == sorted(rates.values(), reverse=True)
 
 
 def test_training_batches_of_the_cache_have_unit_scale(config):

@@ -12,7 +12,7 @@ import pytest
 from core.errors import UserError
 from core.files import write_text
 from core.records import read_rows
-from data.media.images import decode_image, decode_video
+from data.media.images import decode_image, decode_video, probe
 from tests.tools.made_runs import make_run
 from tests.tools.sample.sample_runs import BATCH, COUNT, config, content, start_worker
 from tools.runs.samples import Samples
@@ -61,6 +61,25 @@ def test_clips_are_written_as_they_are(run: Path, kind: Any) -> None:
         sample.run(config(run, "arrays", count=2, frames=9, fps=24.0))
         arrays, files_ = (Samples.read(run.parent / name).load()[0] for name in ("arrays", "files"))
         assert np.array_equal(arrays, files_)
+
+
+@pytest.mark.parametrize(
+    ("learned", "asked", "plays"), [(8.0, 0.0, 8.0), (8.0, 24.0, 24.0), (None, 0.0, 12.0)]
+)
+def test_films_play_as_the_clips_that_the_run_has_learned_from(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    learned: float | None,
+    asked: float,
+    plays: float,
+) -> None:
+    make_run(tmp_path / "run", monkeypatch, fps=learned)
+    files = FilesConfig(kind="ffv1")
+    sample.run(config(tmp_path / "run", "files", count=1, frames=9, fps=asked, files=files))
+    (film,) = (tmp_path / "files").glob("*.mkv")
+    assert probe(film).fps == plays
+    (row,) = read_rows(tmp_path / "files/samples.jsonl")
+    assert row["request"]["fps"] == plays
 
 
 @pytest.mark.multiprocess

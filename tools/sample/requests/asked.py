@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, below
@@ -15,6 +15,8 @@ from tools.sample.given.config import TaskConfig
 from tools.sample.prompts import read_prompts
 from tools.sample.requests.presets import PRESETS, PresetName, metadata_of
 from tools.sample.requests.reading import Numbered, read_requests, rows_of
+
+USUAL_FPS = 12.0  # of films of a run that does not say at which rate its clips play
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,10 @@ class SampleSettings:
     task: TaskConfig
     trajectory: bool
     sampler: SamplerConfig
+
+    def at_rate(self, fps: float | None) -> Self:
+        """Return the settings with films at this rate, where none is asked for; None for one not known."""
+        return replace(self, fps=self.fps or fps or USUAL_FPS)
 
 
 @dataclass(frozen=True)

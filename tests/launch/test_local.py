@@ -160,10 +160,13 @@ if rank == "0":
 while len(list(folder.glob("got-*"))) < 2:
     time.sleep(0.01)
 """
-    before = signal.getsignal(number)
-    assert start(tmp_path, script, str(tmp_path), str(int(number))) == 0
+    given = signal.signal(number, signal.default_int_handler)  # under nohup it is ignored, and would stay so
+    try:
+        assert start(tmp_path, script, str(tmp_path), str(int(number))) == 0
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, given)
     assert [(tmp_path / f"got-{rank}").read_text() for rank in range(2)] == ["x", "x"]
-    assert signal.getsignal(number) is before
 
 
 @pytest.mark.multiprocess

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from core.averages.ema import Ema, EmaConfig
 from core.distributed.ranks import World
@@ -60,8 +60,8 @@ class Stopwatch:
         self._work, self._device, self._model = work, world.device, sections.model
         shapes: list[tuple[int, ...]] = [(1, *bucket.shape) for bucket in work.buckets]
         network = make_network(sections.model, sections.engine, shapes, world, seed=0, run=folder)
-        _leave_no_zeros(network)
         self._engine = make_engine(network, sections.engine, sections.optimizer, world)
+        _leave_no_zeros(self._engine.masters)
         compile_for(sections.engine, network)
         self._ema = Ema(sections.ema, self._engine.masters)
         self._updates: list[float] = []
@@ -126,7 +126,8 @@ class Stopwatch:
 
 
 @torch.no_grad()
-def _leave_no_zeros(network: nn.Module) -> None:
-    for parameter in network.parameters():
-        if not parameter.any():
-            parameter.normal_(std=0.02)
+def _leave_no_zeros(masters: Sequence[Tensor]) -> None:
+    """Put numbers where a network begins with zeros, as in gates of blocks: a run soon has some there."""
+    for master in masters:
+        zeros = master == 0
+        master.masked_scatter_(zeros, 0.02 * torch.randn(int(zeros.sum()), device=master.device))

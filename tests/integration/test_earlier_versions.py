@@ -23,6 +23,7 @@ from core.root import ROOT
 from data.latent.pack_reading import read_part
 from launch import cli
 from tests.tools.train import opened
+from tools.runs import score_names
 from tools.runs.rulers import BESIDE_SCORES
 from tools.runs.samples import Samples
 from tools.train import job as train
@@ -139,8 +140,9 @@ def test_weights_give_the_same_samples(source: str) -> None:
 def test_evaluate_reads_samples() -> None:
     run(COMMANDS["evaluate"].replace("output=scores", "output=again"))
     scores, before = (json.loads(Path(f"{name}/scores.json").read_text()) for name in ("again", "scores"))
-    # Whose samples they are, by what they were measured, and these scores are said since.
+    # Whose samples they are, by what they were measured, these scores and intervals are said since.
     since = {"frechet_heldout", "frechet_noise", "copies", "copies_real", *BESIDE_SCORES}
+    since |= {score_names.interval(name) for name in before}
     assert scores.keys() - since == before.keys()
     counts = {name for name, value in before.items() if isinstance(value, int)}
     assert {name: scores[name] for name in counts} == {name: before[name] for name in counts}

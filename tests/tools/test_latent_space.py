@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,8 +13,10 @@ from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import Conditions, LatentFacts, LatentSource
-from tools.runs.latent_space import describe
+from tests.integration.tiny_run import make_autoencoder
+from tools.runs.latent_space import describe, keep_latent_space
 from tools.runs.normalisers import LatentsConfig
+from tools.runs.space_record import read_space
 
 IMAGE, CLIP, WIDE = (4, 1, 8, 8), (4, 5, 8, 8), (4, 1, 6, 10)
 
@@ -90,6 +94,7 @@ def test_buckets_of_one_shape_are_counted_together() -> None:
             **{name: getattr(both.facts, name) for name in ("classes", "parts", "samples", "fingerprint")},
             encoder="e",
             text_encoder=None,
+            fps=None,
         ),
         conditions=both.conditions,
         sample_counts=lambda: [4, 5, 4],
@@ -103,6 +108,20 @@ def test_caches_and_classes_are_told() -> None:
     assert described({IMAGE: 4})["cache"] == "f"
     assert described({IMAGE: 4}, parts=2)["cache"] == {"cache 0": "0", "cache 1": "1"}
     assert described({IMAGE: 4})["untrained_classes"] == ["b"]
+
+
+def test_a_run_goes_on_whatever_its_clips_are_said_to_play_at(tmp_path: Path) -> None:
+    normaliser = Normaliser((0.0,) * 4, (1.0,) * 4)
+    autoencoder = tmp_path / "autoencoder"
+    make_autoencoder(autoencoder)
+    for number, rates in enumerate(((), ((8.0, 4),), ((24.0, 2), (8.0, 2)), ())):
+        found = source({CLIP: 4})
+        cast(Any, found).facts = replace(found.facts, frame_rates=rates)
+        for run in (tmp_path / "run", tmp_path / f"run {number}"):
+            run.mkdir(exist_ok=True)
+            keep_latent_space(run, found, autoencoder, ObjectiveConfig(), normaliser, LatentsConfig())
+        assert read_space(run)["fps"] == (rates[0][0] if rates else None)
+    assert read_space(tmp_path / "run")["fps"] is None  # as it was begun
 
 
 @pytest.mark.parametrize("text", [True, False])

@@ -24,7 +24,7 @@ from models.autoencoder import store
 from models.autoencoder.opening import files, identify_saved
 from tools.runs.normalisers import LatentsConfig
 from tools.runs.path_record import SCHEDULE, TIMES
-from tools.runs.space_record import ADDED_LATER, LEARNT, TEXT_FOLDER, read_space
+from tools.runs.space_record import ADDED_LATER, FPS, LEARNT, NOT_COMPARED, TEXT_FOLDER, read_space
 
 
 def keep_latent_space(
@@ -49,7 +49,7 @@ def keep_latent_space(
     if (run / LATENTS).exists():
         before = ADDED_LATER | read_space(run)
         before = {SCHEDULE: PathRecord.of(before["path"], before.get(SCHEDULE)).parameters()} | before
-        before |= {name: record[name] for name in (TEXT_FOLDER, *(LEARNT.keys() - before.keys()))}
+        before |= {name: record[name] for name in (*NOT_COMPARED, *(LEARNT.keys() - before.keys()))}
         if _are_moved(before["cache"], record["cache"]):
             before["cache"] = record["cache"]
         if (differs := compare(before, record)) is not None:
@@ -113,7 +113,7 @@ def describe(
             "label": objective.class_dropout,
             "text": objective.text_dropout,
         },
-        "fps": facts.fps,
+        FPS: facts.fps,
         "untrained_classes": [
             name for name, count in zip(facts.classes, found.by_class, strict=True) if not count
         ],

@@ -14,7 +14,9 @@ from core.reading import json_files
 from core.reading.json_scalars import U16, U32, Range
 from core.run.folder import LATENTS
 
-TEXT_FOLDER = "text_folder"  # in latents.json; it may move, so it is not compared
+TEXT_FOLDER = "text_folder"  # in latents.json; it may move
+FPS = "fps"  # likewise; an index made anew from the tars does not know it
+NOT_COMPARED = (TEXT_FOLDER, FPS)
 ADDED_LATER = {
     "normalise": "measured",
     "text": None,
@@ -25,7 +27,7 @@ LEARNT = {
     "null_share": None,
     "dropout": None,
     "untrained_classes": (),
-    "fps": None,
+    FPS: None,
 }  # likewise, and it cannot be known of them
 _Side = Annotated[int, Range(1, 1 << 31)]
 

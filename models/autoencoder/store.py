@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +42,7 @@ def save(autoencoder: TrainedHere, folder: Path, scores: Mapping[str, Any] | Non
     if files.published(folder) and not (folder / CONFIG).exists():
         raise UserError("output", folder, "an empty folder, or one that holds an autoencoder")
     weights, settings, identity = autoencoder.weights(), autoencoder.settings, autoencoder.identity
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = files.temporary_name(folder)
-    try:
-        temporary.mkdir()
+    with files.atomic_folder(folder) as temporary:
         save_file(weights, temporary / WEIGHTS)
         with open_regular(temporary / WEIGHTS) as file:
             os.fsync(file.fileno())
@@ -54,12 +50,6 @@ def save(autoencoder: TrainedHere, folder: Path, scores: Mapping[str, Any] | Non
             files.write_json(temporary / SCORES, dict(scores))
         record = {"kind": autoencoder.kind, "config": settings, "fingerprint": identity}
         files.write_json(temporary / CONFIG, record)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-        files.fsync_folder(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return identity
 
 

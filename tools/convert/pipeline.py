@@ -17,7 +17,7 @@ from core.checkpoint.tensor_file import entries_of
 from core.checkpoint.weights import choose, load_weights
 from core.diffusion.paths.config import PathRecord
 from core.errors import UserError
-from core.files import fsync_folder, temporary_name, write_json, write_text
+from core.files import atomic_folder, write_json, write_text
 from core.progress import say
 from core.reading import json_files
 from models.autoencoder import store
@@ -112,24 +112,17 @@ def write(
     with _naming_misfits():
         tensors, config = diffusers_dit.write(state, network, tuple(space["shapes"][0]))
     text = _card(source, chosen, weights, state, card_config)
-    temporary = temporary_name(output)
-    try:
+    with atomic_folder(output) as folder:
         for part in (TRANSFORMER, SCHEDULER, VAE):
-            (temporary / part).mkdir(parents=True)
-        write_sharded(temporary / TRANSFORMER, STEM, entries_of(tensors), largest)
-        write_text(temporary / CARD, text)
-        write_json(temporary / TRANSFORMER / CONFIG, config)
-        write_json(temporary / SCHEDULER / "scheduler_config.json", scheduler)
+            (folder / part).mkdir()
+        write_sharded(folder / TRANSFORMER, STEM, entries_of(tensors), largest)
+        write_text(folder / CARD, text)
+        write_json(folder / TRANSFORMER / CONFIG, config)
+        write_json(folder / SCHEDULER / "scheduler_config.json", scheduler)
         for path in files(vae):
-            shutil.copyfile(path, temporary / VAE / path.name)
-        write_json(temporary / VAE / CONFIG, {**vae_config, **scaling})
-        write_json(temporary / INDEX, _index(space["classes"]))
-        if output.is_dir():
-            shutil.rmtree(output)
-        temporary.rename(output)
-        fsync_folder(output.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copyfile(path, folder / VAE / path.name)
+        write_json(folder / VAE / CONFIG, {**vae_config, **scaling})
+        write_json(folder / INDEX, _index(space["classes"]))
     say(f"{output}: {len(tensors)} tensors of {chosen.name}, to be opened by DiTPipeline.from_pretrained")
 
 

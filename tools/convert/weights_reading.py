@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from core.config.yaml_files import HEADER
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import path_record
 from core.errors import UserError
-from core.files import fsync_folder, read_text, sealed, temporary_name, write_json, write_text
+from core.files import atomic_folder, read_text, sealed, write_json, write_text
 from core.progress import say
 from core.reading import json_files
 from core.run.folder import CONFIG, LATENTS
@@ -89,12 +88,10 @@ def write_export(
     """
     learned = {"learned_sigma": found.config.learned_sigma}
     objective = from_dict(ObjectiveConfig, {**trained_for, **learned})
-    temporary = temporary_name(output)
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(output) as folder:
         if unsaid.classes or classes is None:
             classes = _classes(unsaid.classes, found.config.num_classes)
-        _describe(temporary, found, objective, unsaid, classes)
+        _describe(folder, found, objective, unsaid, classes)
         record = {
             "checkpoint": name,
             "weights": weights,
@@ -105,15 +102,9 @@ def write_export(
             "trained": sorted(found.state),
         }
         numbers = sum(tensor.numel() for tensor in found.state.values())
-        facts = facts_of(temporary, Written(name, name, weights, numbers), card_config)
-        write_text(temporary / CARD, card(facts, SAMPLED_BY))
-        exported.finish(temporary, found.state, record)
-        if output.is_dir():
-            shutil.rmtree(output)
-        temporary.rename(output)
-        fsync_folder(output.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        facts = facts_of(folder, Written(name, name, weights, numbers), card_config)
+        write_text(folder / CARD, card(facts, SAMPLED_BY))
+        exported.finish(folder, found.state, record)
     _, _, rows, columns = found.shape
     say(
         f"{output}: {numbers:,} parameters, {found.config.depth} blocks of width {found.config.width}, "

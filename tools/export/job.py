@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError, WorkError
-from core.files import fsync_folder, temporary_name, write_text
+from core.files import atomic_folder, write_text
 from tools.cards.config import CardConfig
 from tools.export.config import Config
 
@@ -64,19 +64,12 @@ def run(config: Config) -> None:
             say(f"no DiTPipeline ({misfit}): diffusers opens the folder by the pipeline in it, with longtake")
             opened_by = OPENED_BY
     entries, record = _weights(checkpoint, source, config.weights, config.ema_sigma)
-    temporary = temporary_name(output)
-    try:
+    with atomic_folder(output) as folder:
         record |= {"dtype": config.dtype}
-        _describe(temporary, source, record, entries, config.card, checkpoint, opened_by)
+        _describe(folder, source, record, entries, config.card, checkpoint, opened_by)
         if opened_by == OPENED_BY:
-            add_pipeline(temporary)
-        record = exported.finish(temporary, _cast(entries, config.dtype), record, config.largest_file)
-        if output.exists():
-            shutil.rmtree(output)
-        temporary.rename(output)
-        fsync_folder(output.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            add_pipeline(folder)
+        record = exported.finish(folder, _cast(entries, config.dtype), record, config.largest_file)
     size = sum(file["size"] for file in record["files"].values())
     error = f", profile found to {record['profile_error']:.1%}" if config.ema_sigma else ""
     say(f"{output}: {len(entries)} tensors, {size / 2**20:.1f} MiB, step {record['step']}{error}")
@@ -166,7 +159,6 @@ def _describe(
     from tools.cards.card import CARD, card
     from tools.cards.facts import Written, facts_of
 
-    folder.mkdir(parents=True)
     trained = set(record["trained"])
     written = Written(
         run.resolve().name,

@@ -14,7 +14,7 @@ from typing import Any
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record
 from core.errors import UserError
-from core.files import fsync_folder, instead, sealed, temporary_name, write_json
+from core.files import atomic_folder, instead, sealed, write_json
 from core.reading import json_files
 from core.run.folder import AUTOENCODER, LATENTS
 from data.latent.normalising import Normaliser
@@ -165,15 +165,6 @@ def _are_moved(before: Any, now: Any) -> bool:
 
 def copy_autoencoder(source: Path, run: Path) -> None:
     """Publish the autoencoder's folder as RUN/autoencoder, whole or not at all."""
-    target = run / AUTOENCODER
-    temporary = temporary_name(target)
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(run / AUTOENCODER) as folder:
         for path in files(source):
-            shutil.copyfile(path, temporary / path.name)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-        fsync_folder(run)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copyfile(path, folder / path.name)

@@ -15,7 +15,7 @@ from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.files import sha256_file
 from core.progress import counted
-from data.dataset.index import shard_starts
+from data.dataset.index import Dataset, shard_starts
 from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
 from data.dataset.media_rows import frame_rates
 from data.dataset.quarantine import QuarantineEntry
@@ -34,7 +34,7 @@ from data.latent.encode_job import Job, Receipt, part_name, read_receipt
 from data.latent.pack_reading import scan_part
 from data.latent.packs import Shape
 from data.order.bucket_rows import count_buckets
-from data.order.buckets import NO_BUCKET
+from data.order.buckets import NO_BUCKET, BucketConfig
 
 
 def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
@@ -69,6 +69,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     if refused:
         files[QUARANTINE] = sha256_file(job.folder / QUARANTINE)
     counts = count_buckets(index["bucket"], shard_starts(job.dataset), len(buckets))
+    rates = rates_of_clips(job.dataset, index["bucket"], buckets, job.clips)
     manifest = DatasetManifest(
         kind="latent",
         fingerprint=identity,
@@ -83,7 +84,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
             **text_facts(texts, captions),
             **_cut(job, receipts),
             **_feature_facts(job, buckets),
-            **_frame_rates(job, index["bucket"], buckets),
+            **({"frame_rates": rates} if rates else {}),
         },
     )
     failpoint("encode.manifest")
@@ -130,16 +131,6 @@ def _feature_facts(job: Job, buckets: Sequence[Shape]) -> dict[str, Any]:
         return {}
     known = dict(zip(map(tuple, job.shapes), job.feature_shapes, strict=True))
     return {"features": {"shapes": [list(known[tuple(shape)]) for shape in buckets]}}
-
-
-def _frame_rates(job: Job, column: np.ndarray, buckets: Sequence[Shape]) -> dict[str, Any]:
-    """Return what the manifest says of the rates at which clips play; {} where all are images."""
-    frames = np.zeros(NO_BUCKET + 1, np.int64)
-    frames[: len(buckets)] = [shape[1] for shape in buckets]
-    if not (frames > 1).any():
-        return {}
-    media = np.asarray(job.dataset.media)
-    return {"frame_rates": frame_rates(media, frames[column] > 1, job.clips.fps, job.clips.stride)}
 
 
 def _captions(job: Job, receipts: Sequence[Receipt], index: np.ndarray) -> CaptionTable | None:
@@ -211,6 +202,20 @@ def _require_whole(folder: Path, record: ShardRecord) -> None:
         raise WorkError(
             f"{path}: has {size} bytes, not {record.bytes} as written; action=repair makes it anew"
         )
+
+
+def rates_of_clips(
+    raw: Dataset, column: np.ndarray, shapes: Sequence[Shape], clips: BucketConfig
+) -> list[list[float]]:
+    """Return [frames a second, samples] of the clips of a raw dataset, the most frequent first; [] for none.
+
+    column: (samples,) bucket of each one's latents, whose shapes are `shapes`.
+    """
+    frames = np.zeros(NO_BUCKET + 1, np.int64)
+    frames[: len(shapes)] = [shape[1] for shape in shapes]
+    if not (frames > 1).any():
+        return []
+    return frame_rates(np.asarray(raw.media), frames[column] > 1, clips.fps, clips.stride)
 
 
 def used_buckets(column: np.ndarray, shapes: list[Shape]) -> tuple[np.ndarray, list[Shape]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -28,6 +28,21 @@ if TYPE_CHECKING:
     from data.dataset.index import Dataset
 
 TokenCount = Callable[[tuple[int, int, int]], int]
+
+
+class Wanted(TypedDict, total=False):
+    """What a loader may be told of batches.
+
+    tokens: how many the network makes of latents (T, H, W), for the cost of a sample; patches of 1 x 2 x 2.
+    text: whether batches carry embedded captions; they do.  captions: which of several are drawn; any.
+    feature_steps: the number of first steps whose batches carry features, None for all; 0.
+    """
+
+    tokens: TokenCount
+    text: bool
+    captions: CaptionConfig
+    feature_steps: int | None
+
 
 IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at twice this
 

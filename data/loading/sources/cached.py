@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor, device
@@ -15,9 +15,9 @@ from core.run.folder import CONFIG
 from data.dataset.index import Dataset
 from data.latent.features.feature_reading import feature_shapes
 from data.latent.text_reading import has_text, read_texts, require_names, unused_captions
-from data.loading.loader import LatentLoader, TokenCount, patches_of_two
+from data.loading.loader import LatentLoader, Wanted
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
-from data.order.caption_choice import ANY_CAPTION, CaptionConfig
+from data.order.caption_choice import CaptionConfig
 from data.order.steps import LoaderConfig
 
 
@@ -97,21 +97,7 @@ class CachedLatents(StoredLatents):
         world: World,
         seed: int,
         micro_batch: int = 0,
-        *,
-        tokens: TokenCount = patches_of_two,
-        text: bool = True,
-        captions: CaptionConfig = ANY_CAPTION,
-        feature_steps: int | None = 0,
+        **wanted: Unpack[Wanted],
     ) -> LatentLoader:
         """Return this rank's batches of the cache."""
-        return LatentLoader(
-            [self.cache],
-            config,
-            world,
-            seed,
-            micro_batch,
-            tokens=tokens,
-            text=text,
-            captions=captions,
-            feature_steps=feature_steps,
-        )
+        return LatentLoader([self.cache], config, world, seed, micro_batch, **wanted)

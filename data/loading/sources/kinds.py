@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 from torch import Tensor, device
@@ -12,8 +12,8 @@ from torch import Tensor, device
 from core.batch import Batch
 from core.distributed.ranks import World
 from data.latent.packs import Shape
-from data.loading.loader import TokenCount, patches_of_two
-from data.order.caption_choice import ANY_CAPTION, CaptionConfig
+from data.loading.loader import Wanted
+from data.order.caption_choice import CaptionConfig
 from data.order.steps import LoaderConfig, StepPlan
 
 Grid = tuple[int, int, int]
@@ -201,17 +201,10 @@ class LatentSource(Protocol):
         world: World,
         seed: int,
         micro_batch: int = 0,
-        *,
-        tokens: TokenCount = patches_of_two,
-        text: bool = True,
-        captions: CaptionConfig = ANY_CAPTION,
-        feature_steps: int | None = 0,
+        **wanted: Unpack[Wanted],
     ) -> Loader:
         """Return this rank's batches.
 
-        micro_batch: most samples a rank takes at once; 0 is its whole share of a group.  tokens: how
-        many the network makes of latents (T, H, W), for the cost of a sample.  text: whether batches carry
-        embedded captions.  feature_steps: the number of first steps whose batches carry features; None is
-        all.
+        micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
         """
         ...

@@ -6,7 +6,7 @@ import functools
 import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from core.files import fingerprint
 from data.dataset.index import Dataset
 from data.latent.reading import compare
 from data.latent.text_reading import require_names, unused_captions
-from data.loading.loader import LatentLoader, TokenCount, patches_of_two
+from data.loading.loader import LatentLoader, Wanted
 from data.loading.sources.cached import CachedLatents, StoredLatents
 from data.loading.sources.kinds import Conditions, LatentFacts
-from data.order.caption_choice import ANY_CAPTION, CaptionConfig
+from data.order.caption_choice import CaptionConfig
 from data.order.steps import LoaderConfig
 
 # The fields that decide what latents mean. Caches may differ in what was encoded (shapes, clips, views,
@@ -85,26 +85,11 @@ class MixedLatents(StoredLatents):
         world: World,
         seed: int,
         micro_batch: int = 0,
-        *,
-        tokens: TokenCount = patches_of_two,
-        text: bool = True,
-        captions: CaptionConfig = ANY_CAPTION,
-        feature_steps: int | None = 0,
+        **wanted: Unpack[Wanted],
     ) -> LatentLoader:
         """Return this rank's batches, each of one cache."""
         caches = [part.cache for part in self._parts]
-        return LatentLoader(
-            caches,
-            config,
-            world,
-            seed,
-            micro_batch,
-            tokens=tokens,
-            text=text,
-            mix=self._mix,
-            captions=captions,
-            feature_steps=feature_steps,
-        )
+        return LatentLoader(caches, config, world, seed, micro_batch, mix=self._mix, **wanted)
 
 
 def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentFacts:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -24,15 +24,14 @@ from core.files import fingerprint
 from core.progress import Progress, counted, say
 from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.media_rows import frame_rates
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
-from data.latent.assembly import used_buckets
+from data.latent.assembly import rates_of_clips, used_buckets
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import RowTexts
-from data.loading.loader import TokenCount, latent_buckets, patches_of_two
+from data.loading.loader import Wanted, latent_buckets, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PatchFeatures, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
@@ -131,6 +130,7 @@ class OnlineLatents:
             "source": {"fingerprint": manifest.fingerprint, "samples": len(self._raw)},
         }
         identity = fingerprint(made_from)
+        rates = rates_of_clips(self._raw, self._column, shapes, config.buckets)
         return LatentFacts(
             place=self._raw.place,
             fingerprint=identity,
@@ -142,16 +142,8 @@ class OnlineLatents:
             made_from=made_from,
             longest_text=self._captions.tokens if self._captions else None,
             feature_shapes=tuple(feature_shapes),
-            frame_rates=self._frame_rates(shapes),
+            frame_rates=tuple((fps, int(count)) for fps, count in rates),
         )
-
-    def _frame_rates(self, shapes: Sequence[Shape]) -> tuple[tuple[float, int], ...]:
-        frames = np.zeros(NO_BUCKET + 1, np.int64)
-        frames[: len(shapes)] = [shape[1] for shape in shapes]
-        config = self._config.buckets
-        media = np.asarray(self._raw.media)
-        found = frame_rates(media, frames[self._column] > 1, config.fps, config.stride)
-        return tuple((fps, int(count)) for fps, count in found)
 
     def to(self, device: device) -> None:
         """Move the encoders to a device."""
@@ -228,14 +220,12 @@ class OnlineLatents:
         world: World,
         seed: int,
         micro_batch: int = 0,
-        *,
-        tokens: TokenCount = patches_of_two,
-        text: bool = True,
-        captions: CaptionConfig = ANY_CAPTION,
-        feature_steps: int | None = 0,
+        **wanted: Unpack[Wanted],
     ) -> PixelLoader:
         """Return this rank's batches of pixels, in the order and with the draws of a loader of the cache."""
         own, budget, starts = self._config, self._config.quarantine_budget, shard_starts(self._raw)
+        captions, tokens = wanted.get("captions", ANY_CAPTION), wanted.get("tokens", patches_of_two)
+        embedder = self._captions if wanted.get("text", True) else None
         return PixelLoader(
             self._raw,
             PixelConfig(
@@ -256,7 +246,7 @@ class OnlineLatents:
                 budget=budget,
                 field="data.online.quarantine_budget",
             ),
-            texts=RowTexts(self._raw, self._captions, captions) if text and self._captions else None,
+            texts=RowTexts(self._raw, embedder, captions) if embedder else None,
             table=BucketTable(
                 self._buckets,
                 latent_buckets(self._column, starts, self.facts.shapes, tokens),

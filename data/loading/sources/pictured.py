@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -27,12 +27,11 @@ from data.dataset.index import Dataset
 from data.latent.packs import Shape
 from data.latent.reading import compare
 from data.loading.ahead import read_ahead
-from data.loading.loader import LatentLoader, TokenCount, draw_flips, patches_of_two
+from data.loading.loader import LatentLoader, Wanted, draw_flips
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.encoders import PatchFeatures
 from data.media.formats import MediaError, MediaLimits
 from data.order.buckets import Bucket, BucketConfig, assign, make_buckets
-from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import LoaderConfig
 from data.raw.decoding import decoding_identity, read_pixels
 
@@ -117,15 +116,11 @@ class PicturedLatents(CachedLatents):
         world: World,
         seed: int,
         micro_batch: int = 0,
-        *,
-        tokens: TokenCount = patches_of_two,
-        text: bool = True,
-        captions: CaptionConfig = ANY_CAPTION,
-        feature_steps: int | None = 0,
+        **wanted: Unpack[Wanted],
     ) -> Any:
         """Return this rank's batches of the cache, with pictures in the first `feature_steps` steps."""
-        known: Any = {"tokens": tokens, "text": text, "captions": captions}
-        plain = LatentLoader([self.cache], config, world, seed, micro_batch, **known)
+        feature_steps = wanted.pop("feature_steps", 0)
+        plain = LatentLoader([self.cache], config, world, seed, micro_batch, **wanted)
         return plain if feature_steps == 0 else _Loader(plain, self._pictures, self._threads, feature_steps)
 
 

@@ -109,11 +109,12 @@ class Findings:
 
     def add_field(self, name: str, value: object) -> None:
         """Note a field of a sample's JSON that has no role; the first samples say what it looks like."""
-        entry = self.unread.setdefault(f".json\n{name}", Unread(f"field {name!r} of .json files", ""))
         self._looked_at[name] += 1
-        if self._looked_at[name] <= LOOKED_AT_FIELDS:
-            entry.roles |= {role for role in MAY_MISS if looks_like(role, name, [value])}
-            entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
+        if self._looked_at[name] > LOOKED_AT_FIELDS:
+            return
+        entry = self.unread.setdefault(f".json\n{name}", Unread(f"field {name!r} of .json files", ""))
+        entry.roles |= {role for role in MAY_MISS if looks_like(role, name, [value])}
+        entry.way = f"columns.{'label' if entry.roles == {'label'} else 'text'}={name}"
 
     def add_companion(self, suffix: str, begins: Callable[[], bytes]) -> None:
         """Note a file beside a picture that nothing reads; begins: gives its first bytes.

@@ -27,9 +27,8 @@ def lines_of_settings(found: dict[str, Any]) -> list[str]:
     for each, sizes in zip(shown, by_samples, strict=True):
         cells = [_cell(sizes.get(samples), has_limit=has_limit) for samples in columns]
         chosen = ", ".join(map(str, each["micro_batches"]))
-        whole = {"bytes": each["bytes"], "fits": each["fits"]}
         state = f"{sum(each['parts'].values()) / GB:.3g}"
-        rows.append((*_names(each), state, *cells, chosen, _cell(whole, has_limit=has_limit)))
+        rows.append((*_names(each), state, *cells, chosen, _cell(each, has_limit=has_limit)))
     brackets = ", in brackets what does not fit" if has_limit else ""
     return [
         f"GB of a rank: the state of training, with it so many samples of {found['largest_bucket']} at once, "

@@ -45,10 +45,10 @@ def _local(text: str, folder: str, source: str) -> str:
     """Return the path in a `file:` URL; an absolute one in a relative source is relative."""
     if text.startswith("file://"):
         text = unquote(text.removeprefix("file://").removeprefix("localhost"))
-    whole = os.path.abspath(source).rstrip("/") + "/"
-    if not os.path.isabs(source) and text.startswith(whole):
-        return os.path.relpath(text, folder)
-    return text
+    if not os.path.isabs(text) or os.path.isabs(source):
+        return text
+    is_within = text.startswith(os.path.abspath(source).rstrip("/") + "/")
+    return os.path.relpath(text, folder) if is_within else text
 
 
 def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:

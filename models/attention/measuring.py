@@ -94,11 +94,11 @@ def seconds_of(name: Backend, case: Case) -> float:
             torch.autograd.grad(attention(*inputs, backend=name), inputs, gradient)
 
         call()  # sets things up
-        total += _on_gpu(call) if case.device.type == "cuda" else _on_cpu(call)
+        total += seconds_on_gpu(call) if case.device.type == "cuda" else _on_cpu(call)
     return total
 
 
-def _on_gpu(call: Callable[[], None]) -> float:
+def seconds_on_gpu(call: Callable[[], object]) -> float:
     """Return the seconds of a call on the GPU alone, which waits until several are queued."""
     best = float("inf")
     for _ in range(ROUNDS):

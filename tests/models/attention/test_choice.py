@@ -128,7 +128,7 @@ def test_a_gpu_is_timed_by_its_own_events_while_calls_wait_in_its_queue(
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: told.append("sleep"))
-    assert measuring._on_gpu(lambda: told.append("call")) == pytest.approx(0.002)
+    assert measuring.seconds_on_gpu(lambda: told.append("call")) == pytest.approx(0.002)
     one = ["sleep", "record", *["call"] * measuring.CALLS, "record", "wait"]
     assert told == one * measuring.ROUNDS
 

@@ -10,26 +10,16 @@ import torch
 
 from core import draws
 from core.draws import Draws
+from models.attention.measuring import seconds_on_gpu
 from models.layers import transformer
 
 pytestmark = pytest.mark.cuda
-ROUNDS, CALLS = 5, 20
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Return the least time of a call on the GPU, of several that wait in its queue."""
+    """Return the least time of a call on the GPU, once things are set up."""
     call()
-    best = float("inf")
-    for _ in range(ROUNDS):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(20_000_000)
-        began.record()
-        for _ in range(CALLS):
-            call()
-        ended.record()
-        ended.synchronize()
-        best = min(best, began.elapsed_time(ended) / CALLS / 1000)
-    return best
+    return seconds_on_gpu(call)
 
 
 def tell(what: str, found: dict[str, float], capsys: Any) -> None:

@@ -12,8 +12,8 @@ from torch.nn.functional import nll_loss
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import network_input
 from core.draws import Draws
+from core.optim.descent import descend
 from core.permutations import permutation
-from core.progress import Progress
 from models.classifiers.kinds import ClassifierConfig, Network
 
 
@@ -39,21 +39,20 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fitting.seed)
         network = config.build()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=fitting.learning_rate, weight_decay=fitting.weight_decay
-    )
     turns = torch.tensor([len(labels) for _, labels in latents]).double().cumsum(0)
-    with Progress(fitting.steps, "train classifier", unit="steps") as progress:
-        for step in range(fitting.steps):
-            bucket = int(torch.searchsorted(turns, (step * 0.6180339887498949 % 1) * turns[-1], right=True))
-            loss = _loss(network, *latents[bucket], path, step, fitting)
-            rate = min(1, (step + 1) / 50, 1 - step / fitting.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = fitting.learning_rate * rate
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            progress.advance()
+
+    def loss(step: int) -> Tensor:
+        bucket = int(torch.searchsorted(turns, (step * 0.6180339887498949 % 1) * turns[-1], right=True))
+        return _loss(network, *latents[bucket], path, step, fitting)
+
+    descend(
+        network,
+        loss,
+        steps=fitting.steps,
+        learning_rate=fitting.learning_rate,
+        weight_decay=fitting.weight_decay,
+        what="train classifier",
+    )
     return network.eval().requires_grad_(False)
 
 

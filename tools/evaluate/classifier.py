@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from core.draws import Draws
+from core.optim.descent import descend
 from core.permutations import permutation
-from core.progress import Progress
 
 SIDE = 32  # pixels; every frame is resized to this before it is judged
 
@@ -81,23 +81,21 @@ def train_classifier(
         torch.manual_seed(seed)
         model = Classifier(classes, training.width)
     x, y = to_input(frames), torch.from_numpy(labels)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
+
+    def loss(step_index: int) -> Tensor:
+        rows = torch.from_numpy(_batch_rows(len(y), step_index, training.batch, seed))
+        draws = Draws(seed, step_index, rows, torch.arange(len(rows)))
+        return functional.cross_entropy(model(augment(x[rows], draws)), y[rows], label_smoothing=0.05)
+
     model.train()
-    with Progress(training.steps, "train classifier", unit="steps") as progress:
-        for step_index in range(training.steps):
-            rows = torch.from_numpy(_batch_rows(len(y), step_index, training.batch, seed))
-            draws = Draws(seed, step_index, rows, torch.arange(len(rows)))
-            loss = functional.cross_entropy(model(augment(x[rows], draws)), y[rows], label_smoothing=0.05)
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate * min(
-                    1, (step_index + 1) / 50, 1 - step_index / training.steps
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            progress.advance()
+    descend(
+        model,
+        loss,
+        steps=training.steps,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        what="train classifier",
+    )
     return model.eval()
 
 

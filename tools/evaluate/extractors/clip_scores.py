@@ -16,11 +16,10 @@ from tools.evaluate.extractors.extractor import (
     FEATURES,
     UNKNOWN,
     Extractor,
-    Features,
     Numbers,
     Pixels,
     Seen,
-    channels_first,
+    features_of,
 )
 from tools.evaluate.features import gaussian_mmd
 from tools.evaluate.measures import bootstrap_interval
@@ -62,7 +61,7 @@ class ClipScores(Extractor):
 
     def numbers(self, batch: Pixels) -> Numbers:
         """Show pictures to the network; embeddings are of length 1."""
-        return {FEATURES: self._features(batch)}
+        return features_of(lambda x: _unit(self.network(x)), batch, self.device)
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return CMMD of generated pictures against real ones."""
@@ -79,7 +78,7 @@ class ClipScores(Extractor):
         distinct = list(dict.fromkeys(texts))
         number = {text: row for row, text in enumerate(distinct)}
         found = [
-            _unit(self.network.texts(distinct[start : start + TEXTS]))
+            _unit(self.network.texts(distinct[start : start + TEXTS])).cpu().numpy()
             for start in range(0, len(distinct), TEXTS)
         ]
         embedded = np.concatenate(found)[[number[text] for text in texts]]
@@ -87,15 +86,10 @@ class ClipScores(Extractor):
         interval = bootstrap_interval(each, seed)
         return {names.CLIP_SCORE: float(each.mean()), names.interval(names.CLIP_SCORE): interval}
 
-    def _features(self, pictures: Pixels) -> Features:
-        x = channels_first(pictures, self.device)
-        return _unit(self.network(x))
 
-
-def _unit(embedded: torch.Tensor) -> Features:
+def _unit(embedded: torch.Tensor) -> torch.Tensor:
     """Bring embeddings to length 1."""
-    found: Features = torch.nn.functional.normalize(embedded, dim=1).cpu().numpy()
-    return found
+    return torch.nn.functional.normalize(embedded, dim=1)
 
 
 def open_extractor(path: Path, device: torch.device) -> ClipScores:

@@ -14,12 +14,11 @@ from tools.evaluate.extractors.extractor import (
     FEATURES,
     UNKNOWN,
     Extractor,
-    Features,
     Numbers,
     Pixels,
     Seen,
-    channels_first,
     distance_scores,
+    features_of,
     neighbour_scores,
 )
 from tools.evaluate.moments import Reference, read_reference
@@ -56,7 +55,7 @@ class DinoV2Scores(Extractor):
 
     def numbers(self, batch: Pixels) -> Numbers:
         """Show pictures to the network."""
-        return {FEATURES: self._features(batch)}
+        return features_of(self.network, batch, self.device)
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return all scores of generated pictures against real ones."""
@@ -68,11 +67,6 @@ class DinoV2Scores(Extractor):
     def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
         """Return FD-DINOv2."""
         return distance_scores(names.FD_DINOV2, made, read_reference(path, self.network.width), seed)
-
-    def _features(self, pictures: Pixels) -> Features:
-        x = channels_first(pictures, self.device)
-        found: Features = self.network(x).cpu().numpy()
-        return found
 
 
 def open_extractor(path: Path, device: torch.device) -> DinoV2Scores:

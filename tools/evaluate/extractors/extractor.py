@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,6 +97,12 @@ class Extractor(ABC):
 def channels_first(pixels: Pixels, device: torch.device) -> Tensor:
     """Move samples (n, ..., 3) to a device as (n, 3, ...) uint8."""
     return torch.from_numpy(pixels.copy()).to(device).movedim(-1, 1)
+
+
+def features_of(network: Callable[[Tensor], Tensor], pixels: Pixels, device: torch.device) -> Numbers:
+    """Return the features that a network has of samples (n, ..., 3), as `Extractor.numbers` does."""
+    found: Features = network(channels_first(pixels, device)).cpu().numpy()
+    return {FEATURES: found}
 
 
 def distance_scores(name: str, made: Seen, reference: Reference, seed: int) -> dict[str, Any]:

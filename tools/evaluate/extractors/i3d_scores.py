@@ -14,12 +14,11 @@ from tools.evaluate.extractors.extractor import (
     FEATURES,
     UNKNOWN,
     Extractor,
-    Features,
     Numbers,
     Pixels,
     Seen,
-    channels_first,
     distance_scores,
+    features_of,
 )
 from tools.evaluate.moments import Reference, read_reference
 from tools.runs import score_names as names
@@ -56,7 +55,7 @@ class I3DScores(Extractor):
 
     def numbers(self, batch: Pixels) -> Numbers:
         """Show clips to the network."""
-        return {FEATURES: self._features(batch)}
+        return features_of(self.network, batch, self.device)
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return FVD of generated clips against real ones."""
@@ -65,11 +64,6 @@ class I3DScores(Extractor):
     def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
         """Return FVD."""
         return distance_scores(names.FVD, made, read_reference(path, i3d.WIDTH), seed)
-
-    def _features(self, clips: Pixels) -> Features:
-        x = channels_first(clips, self.device)
-        found: Features = self.network(x).cpu().numpy()
-        return found
 
 
 def open_extractor(path: Path, device: torch.device) -> I3DScores:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from core.checkpoint.weights import load_weights
 from core.config.loading import load
 from core.diffusion.sampling import SamplerConfig
 from core.draws import Draws
-from core.errors import EndedEarly, UserError
+from core.errors import UserError
 from core.records import read_rows
 from data.dataset.index import Dataset
 from data.latent.reading import reader_of
 from tests.data.caches import CLIP, IMAGE
+from tests.integration.look_runs import FIELDS, assert_equal, break_off, config
 from tests.integration.tiny_run import (
-    MODEL,
-    OBJECTIVE,
-    STEP,
     command,
     finish_ranks,
     make_autoencoder,
     make_latents,
-    rows,
 )
 from tools.evaluate.measures import frechet
 from tools.preview import sampled_look
@@ -38,14 +32,6 @@ from tools.runs.loaded_run import LatentSpace
 from tools.train.config import Config
 from tools.train.job import run
 
-FIELDS = (
-    "trainer.steps=4",
-    "trainer.save_every=2",
-    "ema.extra_decays=[0.05]",
-    "metrics.log_every=1",
-    "optimizer.lr=0.05",
-    "engine.precision=fp32",
-)
 EVALUATE = (
     "evaluate.every=2",
     "evaluate.samples=18",
@@ -76,23 +62,11 @@ def evaluated(cache: Path) -> Path:
     return cache.parent / "evaluated"
 
 
-def config(cache: Path, output: Path, *fields: str) -> Config:
-    common = (f"source={cache}", f"output={output}", *MODEL, *OBJECTIVE, *STEP, *FIELDS)
-    return load(Config, overrides=[*common, *fields])
-
-
 def scores(run: Path) -> list[dict[str, Any]]:
     return [
         {name: part for name, part in row.items() if name != "attempt"}
         for row in read_rows(run / "evaluations.jsonl")
     ]
-
-
-def assert_equal(a: Path, b: Path) -> None:
-    assert rows(a) == rows(b)
-    for which in ("raw", "ema", "0.05"):
-        one, other = load_weights(a, which), load_weights(b, which)
-        assert all((one[name] == other[name]).all() for name in one)
 
 
 def test_a_run_scores_its_averages_and_trains_as_without(cache: Path, plain: Path, evaluated: Path) -> None:
@@ -136,18 +110,9 @@ def test_the_distance_of_real_samples_is_that_of_their_features(evaluated: Path,
 
 
 def test_what_an_early_end_breaks_off_is_made_up_for(
-    cache: Path, plain: Path, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, plain: Path, evaluated: Path, tmp_path: Path
 ) -> None:
-    made = sampled_look.make_latents
-
-    def interrupted(*arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return made(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sampled_look, "make_latents", interrupted)
-        with pytest.raises(EndedEarly, match="saved after step 2 of 4"):
-            run(config(cache, tmp_path / "run", *EVALUATE))
+    break_off(config(cache, tmp_path / "run", *EVALUATE))
     assert not (tmp_path / "run" / "evaluations.jsonl").exists()
     run(config(cache, tmp_path / "run", *EVALUATE))
     assert_equal(plain, tmp_path / "run")

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from core.checkpoint.weights import load_weights
 from core.config.loading import load
-from core.errors import EndedEarly, UserError
+from core.errors import UserError
 from core.files import sha256_file
 from core.records import read_rows
 from data.media.images import decode_image
+from tests.integration.look_runs import FIELDS, assert_equal, break_off, config
 from tests.integration.tiny_run import (
-    MODEL,
-    OBJECTIVE,
-    STEP,
     command,
     finish_ranks,
     make_autoencoder,
     make_latents,
-    rows,
 )
 from tests.tools.sample.sample_runs import content
-from tools.preview import sampled_look
 from tools.sample import job as sample
-from tools.train.config import Config
 from tools.train.job import run
 
-FIELDS = (
-    "trainer.steps=4",
-    "trainer.save_every=2",
-    "ema.extra_decays=[0.05]",
-    "metrics.log_every=1",
-    "optimizer.lr=0.05",
-    "engine.precision=fp32",
-)
 PREVIEW = (
     "preview.every=2",
     "preview.count=5",
@@ -67,18 +51,6 @@ def plain(cache: Path) -> Path:
 def previewed(cache: Path) -> Path:
     run(config(cache, cache.parent / "previewed", *PREVIEW))
     return cache.parent / "previewed"
-
-
-def config(cache: Path, output: Path, *fields: str) -> Config:
-    common = (f"source={cache}", f"output={output}", *MODEL, *OBJECTIVE, *STEP, *FIELDS)
-    return load(Config, overrides=[*common, *fields])
-
-
-def assert_equal(a: Path, b: Path) -> None:
-    assert rows(a) == rows(b)
-    for which in ("raw", "ema", "0.05"):
-        one, other = load_weights(a, which), load_weights(b, which)
-        assert all((one[name] == other[name]).all() for name in one)
 
 
 def test_a_run_previews_its_averages_and_trains_as_without(plain: Path, previewed: Path) -> None:
@@ -109,18 +81,9 @@ def test_previews_are_what_sample_makes_of_the_checkpoint(previewed: Path, tmp_p
 
 
 def test_what_an_early_end_breaks_off_is_made_up_for(
-    cache: Path, plain: Path, previewed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, plain: Path, previewed: Path, tmp_path: Path
 ) -> None:
-    made = sampled_look.make_latents
-
-    def interrupted(*arguments: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return made(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(sampled_look, "make_latents", interrupted)
-        with pytest.raises(EndedEarly, match="saved after step 2 of 4"):
-            run(config(cache, tmp_path / "run", *PREVIEW))
+    break_off(config(cache, tmp_path / "run", *PREVIEW))
     assert not (tmp_path / "run" / "previews.jsonl").exists()
     run(config(cache, tmp_path / "run", *PREVIEW))
     assert_equal(plain, tmp_path / "run")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from core.averages.ema import EmaConfig
+from core.batch import Batch
 from core.diffusion.alignment.aligned import Alignment
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed import ranks
@@ -39,7 +40,7 @@ from tools.runs.begun import StartingPoint
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.memory.engine_choices import settle_engine
 from tools.runs.memory.micro_batches import settle_micro_batches
-from tools.runs.memory.zero_stage import settle_zero_stage
+from tools.runs.memory.zero_stage import MemoryWith, settle_zero_stage
 from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
 from tools.runs.path_record import settle_density, settle_path
 from tools.train import prepared
@@ -103,28 +104,16 @@ def train(
 
     if config.data.encode == "online":
         compute_in(online_precision(config.data.online.precision, config.engine, world))
-    seed, depends = config.seed, (config.model, config.objective, config.latents, config.initial_accept)
-    beginning = ranks.on_first_rank(lambda: find_beginning(begins(), trained.source.facts, *depends))
+    seed, facts = config.seed, trained.source.facts
+    depends = (config.model, config.objective, config.latents, config.initial_accept)
+    beginning = ranks.on_first_rank(lambda: find_beginning(begins(), facts, *depends))
     initial = beginning.normaliser if beginning else None
-    alignment = alignment_of(
-        config.data, config.objective.alignment, config.model, trained.source.facts, config.trainer.steps
-    )
-    objective = prepare_objective(
-        trained.source,
-        autoencoder,
-        config.objective,
-        config.latents,
-        config.model,
-        world,
-        output,
-        initial,
-        alignment,
-    )
+    steps, wanted = config.trainer.steps, config.objective.alignment
+    alignment = alignment_of(config.data, wanted, config.model, facts, steps)
+    sections = config.objective, config.latents, config.model
+    objective = prepare_objective(trained.source, autoencoder, *sections, world, output, initial, alignment)
     parts = (config.model, config.data, config.ema, config.optimizer, by_use(trained, validated))
-    memory_with = partial(memory_of, *parts, alignment=alignment)
-    engine = settle_zero_stage(config.engine, memory_with, world, output)
-    engine = settle_engine(engine, world, output, uncompiled=uncompiled(config.objective))
-    settle_micro_batches(memory_with(engine), world, output)
+    engine = _settled(config, partial(memory_of, *parts, alignment=alignment), world, output)
     for line in bucket_lines(trained.loader.plan):
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
@@ -133,20 +122,13 @@ def train(
         beginning.put_into(model, output)
     if config.objective.kind == "distillation":
         learned = config.model, config.objective, config.latents, engine, world, output
-        objective.diffusion.learn_from(make_teacher(config.initial, trained.source.facts, *learned))
+        objective.diffusion.learn_from(make_teacher(config.initial, facts, *learned))
     data_ranks = world.size // engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
-    batches, facts = None, trained.source.facts
-    is_prepared = trained.source.gives_latents and world.device.type == "cpu"
-    if is_prepared:
-        batches = prepared.batches(trained.loader.load, config.data.prefetch, objective, seed)
-    elif trained.source.gives_latents:
-        sent = uploading.ahead(trained.loader.load, world.device)
-        batches = partial(read_ahead, sent, depth=config.data.prefetch)
     training = make_engine(model, engine, config.optimizer, world)
     stepper = SingleStepper(
         training,
-        prepared.PreparedObjective(objective) if is_prepared else objective,
+        prepared.PreparedObjective(objective) if _is_prepared(trained.source, world) else objective,
         config.ema,
         own_engine(objective, engine, config.optimizer, world, seed=seed),
         own_steps=objective.diffusion.own_steps,
@@ -156,7 +138,13 @@ def train(
     looks = [*make_previews(config.preview, *main), *make_scores(config.evaluate, *main, config.source)]
     trainer = Trainer(
         stepper,
-        make_training_data(*trained, config.model, world, validation=held_out, batches=batches),
+        make_training_data(
+            *trained,
+            config.model,
+            world,
+            validation=held_out,
+            batches=_ahead(trained, objective, config.data.prefetch, seed, world),
+        ),
         config.trainer,
         folder=output,
         seed=seed,
@@ -172,6 +160,30 @@ def train(
         fit_compiled(trainer, training, model, compile_examples(*trained, config.model, world.device), others)
     else:
         trainer.fit()
+
+
+def _settled(config: Training, memory_with: MemoryWith, world: World, output: Path) -> EngineConfig:
+    """Return the engine without an `auto`, and settle how many samples are taken at once (collective)."""
+    engine = settle_zero_stage(config.engine, memory_with, world, output)
+    engine = settle_engine(engine, world, output, uncompiled=uncompiled(config.objective))
+    settle_micro_batches(memory_with(engine), world, output)
+    return engine
+
+
+def _is_prepared(source: LatentSource, world: World) -> bool:
+    """Return whether the thread that reads ahead also makes draws and the network's inputs: on a CPU."""
+    return source.gives_latents and world.device.type == "cpu"
+
+
+def _ahead(
+    trained: Data, objective: LatentObjective, depth: int, seed: int, world: World
+) -> Callable[[int], Iterator[list[Batch]]] | None:
+    """Return what gives batches that are made or sent ahead; None where the loader's own are taken."""
+    if not trained.source.gives_latents:
+        return None
+    if _is_prepared(trained.source, world):
+        return prepared.batches(trained.loader.load, depth, objective, seed)
+    return partial(read_ahead, uploading.ahead(trained.loader.load, world.device), depth=depth)
 
 
 def prepare_objective(

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from core.run.signals import SIGNALS
 from tests.slurm_cluster import missing
 
 torch.set_num_threads(1)
@@ -42,6 +43,16 @@ def _linear_as_it_was() -> Iterator[None]:
     own = functional.linear
     yield
     functional.linear = own
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_they_were() -> Iterator[None]:
+    """Restore the handlers of signals: a run that ends early leaves them ignored for good."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,6 @@ from tests.core.train.test_trainer import assert_equal_runs, rows
 
 PROGRAM = toy_run.__file__
 OPTIONS: dict[str, Any] = {"dropout": 0.3, "zero_stage": 2, "keep_last": 9}
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """Restore the handlers: after an early end signals are ignored for good, but not in the test process."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

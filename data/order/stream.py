@@ -22,6 +22,7 @@ from data.order.bucket_rows import BucketRows
 _KEPT_BLOCKS = 4
 _SMALL = 4096  # samples of a group that are sorted as quickly as a block is cut
 _MANY = 16  # groups of a block, from which on it is quicker to permute it once than to cut it for each
+_BINS = 9  # bits of a number of bins, in which shards are counted
 
 
 class _Run(NamedTuple):
@@ -75,19 +76,31 @@ class Stream:
             by_row = np.argsort(rows, kind="stable")[first:stop]
             return rows[by_row], epochs[by_row]
         runs = list(self._runs(start, count))
-        shards, counts = (
-            np.concatenate(column) for column in ([r.shards for r in runs], [r.counts for r in runs])
-        )
-        # Stable, in a sixth of the time of argsort: 10,000 shards are sorted each step.
-        shards, by_shard = np.divmod(np.sort(shards * len(shards) + np.arange(len(shards))), len(shards))
-        ends = counts[by_shard].cumsum()
+        entries, before = self._around(runs, first, stop)
+        rows, epochs = self._listed(runs, entries)
+        by_row = np.argsort(rows, kind="stable")[first - before : stop - before]
+        return rows[by_row], epochs[by_row]
+
+    def _around(self, runs: list[_Run], first: int, stop: int) -> tuple[np.ndarray, int]:
+        """Return which shards of some runs have the places `first` to `stop` of their samples by ascending
+        row: numbers of these shards over all runs, and how many samples come before them.
+
+        Shards are added up in bins of neighbours, and those of few bins sorted: 10,000 take a step 0.1 ms,
+        where sorting them all takes 0.3.
+        """
+        shards = np.concatenate([run.shards for run in runs])
+        counts = np.concatenate([run.counts for run in runs])
+        bins = shards >> max(0, len(self._bucket.counts).bit_length() - _BINS)
+        ends = np.bincount(bins, counts).astype(np.int64).cumsum()
+        low, high = np.searchsorted(ends, [first, stop - 1], side="right")
+        before = int(ends[low - 1]) if low else 0
+        entries = np.flatnonzero((bins >= low) & (bins <= high))
+        entries = entries[np.argsort(shards[entries], kind="stable")]
+        shards, ends = shards[entries], before + counts[entries].cumsum()
         low, high = np.searchsorted(ends, [first, stop - 1], side="right")
         low = int(np.searchsorted(shards, shards[low], side="left"))
         high = int(np.searchsorted(shards, shards[high], side="right"))
-        before = int(ends[low - 1]) if low else 0
-        rows, epochs = self._listed(runs, by_shard[low:high])
-        by_row = np.argsort(rows, kind="stable")[first - before : stop - before]
-        return rows[by_row], epochs[by_row]
+        return entries[low:high], int(ends[low - 1]) if low else before
 
     def _runs(self, start: int, count: int) -> Iterator[_Run]:
         """Yield what lies from `start` on, in the stream's order: cut blocks, and whole ones together."""
@@ -111,10 +124,13 @@ class Stream:
     def _cut_run(self, epoch: int, block: int, place: int, stop: int) -> _Run:
         """Return what lies from `place` to `stop` of the epoch, which is in one block."""
         first = self._first(block)
-        cut = self._among_first(epoch, block, stop - first) & ~self._among_first(epoch, block, place - first)
+        cut = self._among_first(epoch, block, stop - first)
+        if place > first:
+            cut = cut & ~self._among_first(epoch, block, place - first)
         shards = self._shards[block * self._block : (block + 1) * self._block]
-        starts = np.concatenate([[0], self._bucket.counts[shards].cumsum()[:-1]])
-        return _Run(epoch, shards, np.add.reduceat(cut, starts, dtype=np.int64), cut)
+        ends = self._bucket.counts[shards].cumsum()[:-1]
+        counts = np.array([np.count_nonzero(of_shard) for of_shard in np.split(cut, ends)])
+        return _Run(epoch, shards, counts, cut)
 
     def _among_first(self, epoch: int, block: int, count: int) -> np.ndarray:
         """Return which samples are among the first `count` of a permuted block: (samples of it,) bool."""
@@ -124,11 +140,7 @@ class Stream:
         key = (epoch, block, count)  # where a group ends the next one begins
         if key not in self._cuts:
             keys = sort_keys(self._seed, "samples", (self._number, epoch, block), size)
-            limit = nth_smallest(keys, count)
-            chosen = keys < limit
-            equal = np.flatnonzero(keys == limit)  # one, but by a chance of 2^-64 for each pair
-            chosen[equal[: count - np.count_nonzero(chosen)]] = True
-            self._cuts[key] = chosen
+            self._cuts[key] = among_smallest(keys, count)
             if len(self._cuts) > _KEPT_BLOCKS:
                 self._cuts.popitem(last=False)
         return self._cuts[key]
@@ -182,18 +194,22 @@ class Stream:
         return self._shuffled[key]
 
 
-def nth_smallest(keys: np.ndarray, n: int) -> np.uint64:
-    """Return the n-th smallest (from 1) of keys (m,) uint64, which are thought to be uniform.
+def among_smallest(keys: np.ndarray, n: int) -> np.ndarray:
+    """Return which of keys (m,) uint64, thought to be uniform, are the n smallest: (m,) bool; of equal ones
+    the first.
 
-    Then it lies within six standard deviations of n / m of the range, and few keys do: 0.08 ms for 80,000,
-    where `np.partition` of all takes 0.85.
+    The n-th smallest then lies within six standard deviations of n / m of the range, and few keys do, which
+    alone are sorted: 0.08 ms for 80,000, a quarter of what it takes to draw them. Sorting all takes 4 ms.
     """
     share, size = n / len(keys), len(keys)
     spread = 6 * math.sqrt(share * (1 - share) / size) + 1 / size
-    low, high = (min(max(int(edge * 2**64), 0), 2**64 - 1) for edge in (share - spread, share + spread))
-    near = keys[(keys >= np.uint64(low)) & (keys <= np.uint64(high))]
-    before = int(np.count_nonzero(keys < np.uint64(low)))
-    if not before < n <= before + len(near):
-        near, before = keys, 0
-    found: np.uint64 = np.partition(near, n - before - 1)[n - before - 1]
-    return found
+    low, high = (
+        np.uint64(min(max(int(edge * 2**64), 0), 2**64 - 1)) for edge in (share - spread, share + spread)
+    )
+    chosen = keys < low
+    near = np.flatnonzero((keys <= high) ^ chosen)
+    before = int(np.count_nonzero(chosen))
+    if not before <= n <= before + len(near):
+        chosen[:], near, before = False, np.arange(size), 0
+    chosen[near[np.argsort(keys[near], kind="stable")[: n - before]]] = True
+    return chosen

@@ -33,6 +33,7 @@ from tools.bench.rounds import Floor, Row
 
 PER_RANK = 256  # samples of a step
 SHARD_SAMPLES = 1_000
+OTHER_SHARDS = {"many_shards": 100, "large_shards": 10_000}  # samples of one
 LOOKED_AT = 9  # ranks, spread from the first to the last
 NETWORK = "DiT-XL/2"
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema-0.9999")
@@ -48,8 +49,9 @@ def rows(config: Config, folder: Path) -> list[Row]:
 def _row(config: Config, folder: Path, size: int) -> Row:
     protocol = (
         f"{size:,} ranks x {PER_RANK} samples a step, of {config.index_rows:,} in shards of "
-        f"{SHARD_SAMPLES:,}; {NETWORK} cut as ZeRO-3 cuts it; ms: processor time of a rank, the fastest of "
-        f"{config.rounds}, and of {LOOKED_AT} ranks the slowest"
+        f"{SHARD_SAMPLES:,} (of many shards: {OTHER_SHARDS['many_shards']:,}, of large ones: "
+        f"{OTHER_SHARDS['large_shards']:,}); {NETWORK} cut as ZeRO-3 cuts it; ms: processor time of a rank, "
+        f"the fastest of {config.rounds}, and of {LOOKED_AT} ranks the slowest"
     )
     row = Row(f"{size:,} ranks", "ranks", protocol)
     looked_at = sorted({round(place) for place in np.linspace(0, size - 1, LOOKED_AT)})
@@ -57,7 +59,10 @@ def _row(config: Config, folder: Path, size: int) -> Row:
     row.facts |= _checkpoint(folder, size, looked_at)
     unchanged, received = row.facts["files_opened"], row.facts["received_bytes"]
     row.floors += [
-        Floor("order_ms", row.facts["order_ms"], MOST_ORDER_MS, at_most=True),
+        *(
+            Floor(name, row.facts[name], MOST_ORDER_MS, at_most=True)
+            for name in ("order_ms", *(f"order_ms_of_{kind}" for kind in OTHER_SHARDS))
+        ),
         Floor("files_opened, with as many ranks as wrote", unchanged, 1, at_most=True),
         Floor("received_bytes of a save, but by rank 0", received, 64, at_most=True),
     ]
@@ -66,27 +71,44 @@ def _row(config: Config, folder: Path, size: int) -> Row:
 
 def _order(config: Config, size: int, looked_at: Sequence[int]) -> dict[str, float]:
     """Count what a step's order costs a rank, and the rank whose turn it is to make the whole."""
-    shards = max(1, config.index_rows // SHARD_SAMPLES)
-    starts = np.arange(shards + 1) * SHARD_SAMPLES
-    column = np.zeros(shards * SHARD_SAMPLES, np.uint16)
-    bucket = BucketRows(column, starts, 0, np.full(shards, SHARD_SAMPLES))
-    settings = LoaderConfig(group_size=size * PER_RANK, rank_multiple=size)
     times, memory = [], []
     for rank in looked_at:
-        buckets = [BucketSamples("latents", bucket, 256, False)]
-        plan = StepPlan(buckets, settings, rank=rank, ranks=size, seed=0)
-        plan.micro_batch_rows(0)  # permutes the shards, once an epoch
-        steps = [partial(plan.micro_batch_rows, step) for step in range(1, config.rounds + 2)]
-        times.append(min(map(_cpu_ms, steps[:-1])))
-        memory.append(_peak_bytes(steps[-1]))
+        plan = _plan(config.index_rows, SHARD_SAMPLES, rank, size)
+        times.append(_step_ms(plan, config.rounds))
+        memory.append(_peak_bytes(partial(plan.micro_batch_rows, config.rounds + 1)))
     whole = min(_cpu_ms(partial(plan.order.step, step)) for step in range(2))
     every = math.ceil(size * PER_RANK / CHECKED)
+    others = {
+        f"order_ms_of_{kind}": max(
+            _step_ms(_plan(config.index_rows, samples, rank, size), config.rounds) for rank in looked_at
+        )
+        for kind, samples in OTHER_SHARDS.items()
+    }
     return {
         "order_ms": max(times),
+        **others,
         "order_memory_bytes": max(memory),
         "whole_order_ms": whole,
         "steps_between_whole_orders_of_a_rank": float(every * size),
     }
+
+
+def _plan(rows: int, shard_samples: int, rank: int, size: int) -> StepPlan:
+    """Return a rank's plan of steps over so many rows of one bucket, whose shards are permuted already."""
+    shards = max(1, rows // shard_samples)
+    starts = np.arange(shards + 1) * shard_samples
+    column = np.zeros(shards * shard_samples, np.uint16)
+    bucket = BucketRows(column, starts, 0, np.full(shards, shard_samples))
+    settings = LoaderConfig(group_size=size * PER_RANK, rank_multiple=size)
+    buckets = [BucketSamples("latents", bucket, 256, False)]
+    plan = StepPlan(buckets, settings, rank=rank, ranks=size, seed=0)
+    plan.micro_batch_rows(0)
+    return plan
+
+
+def _step_ms(plan: StepPlan, rounds: int) -> float:
+    """Return the processor time of the quickest of so many steps' orders."""
+    return min(_cpu_ms(partial(plan.micro_batch_rows, step)) for step in range(1, rounds + 1))
 
 
 def _tables(config: Config, size: int, looked_at: Sequence[int]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data.order import stream
 from data.order.bucket_rows import BucketRows
 from data.order.order import Order
-from data.order.stream import nth_smallest
+from data.order.stream import among_smallest
 
 
 @pytest.fixture(autouse=True)
@@ -73,17 +73,28 @@ def test_a_rank_of_4096_looks_at_its_own_shards_alone(monkeypatch: pytest.Monkey
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60), st.data())
-def test_the_nth_smallest_is_found_among_any_keys(keys: list[int], data: st.DataObject) -> None:
-    """Far from uniform too, and with equal ones."""
+def test_the_smallest_are_found_among_any_keys(keys: list[int], data: st.DataObject) -> None:
+    """Far from uniform too, and with equal ones, of which the first come first."""
     n = data.draw(st.integers(1, len(keys)))
-    assert int(nth_smallest(np.array(keys, np.uint64), n)) == sorted(keys)[n - 1]
+    expected = np.zeros(len(keys), bool)
+    expected[np.argsort(np.array(keys, np.uint64), kind="stable")[:n]] = True
+    assert among_smallest(np.array(keys, np.uint64), n).tolist() == expected.tolist()
 
 
-def test_the_nth_smallest_of_many_is_found_near_its_share() -> None:
+def test_the_smallest_of_many_are_those_that_a_permutation_puts_first() -> None:
     keys = np.random.default_rng(0).integers(0, 2**64 - 1, 20_000, np.uint64)
-    ordered = np.sort(keys)
-    for n in (1, 2, *range(9_000, 11_000), 19_998, 20_000):
-        assert nth_smallest(keys, n) == ordered[n - 1]
+    order = np.argsort(keys)
+    for n in (1, 2, *range(9_000, 11_000, 50), 19_998, 20_000):
+        assert np.flatnonzero(among_smallest(keys, n)).tolist() == np.sort(order[:n]).tolist()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 20])
+def test_parts_do_not_depend_on_how_shards_are_counted(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_BINS", bits)
+    order = order_of([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], 60)  # 44 samples: shards of two epochs in a group
+    for step in range(4):
+        parts = [order.part(step, number, 12)[0].rows for number in range(12)]
+        assert np.concatenate(parts).tolist() == order.step(step)[0].rows.tolist()
 
 
 def test_an_empty_part_has_neither_rows_nor_epochs() -> None:

@@ -12,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.diffusion.grids import make_grid
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import Path, PathName
 from core.diffusion.posterior import posterior
 from core.diffusion.solvers.ancestral import ddpm
 from core.diffusion.solvers.ddim import ddim
+from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import Estimate, Level, Solver
 from core.diffusion.solvers.runge_kutta import euler, heun
 from tests.core.diffusion.every_path import PATHS
+from tests.core.diffusion.test_solver_orders import mixture
 
 MEAN, VARIANCE = 0.7, 0.3
 
@@ -143,3 +146,19 @@ def test_times_that_do_not_fall_to_zero_are_refused() -> None:
     for times in ([1.0, 0.5], [0.5, 1.0, 0.0], [0.0]):
         with pytest.raises(ValueError, match="fall to 0"):
             euler(gaussian, torch.zeros(1), times, make_path("rectified_flow"), noise=no_noise)
+
+
+@pytest.mark.parametrize("solver", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_state_keeps_its_dtype_and_samples_are_independent(
+    solver: SolverName, dtype: torch.dtype
+) -> None:
+    path = make_path("rectified_flow")
+    times = make_grid("even", path, 6, 1.0)
+    start = torch.linspace(-2, 2, 8, dtype=dtype)
+    drawn = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    whole = KINDS[solver].solve(mixture, start, times, path, noise=lambda i: drawn[i])
+    assert whole.dtype == dtype
+    assert torch.isfinite(whole).all()
+    half = KINDS[solver].solve(mixture, start[:3], times, path, noise=lambda i: drawn[i][:3])
+    torch.testing.assert_close(half, whole[:3], rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)

@@ -345,3 +345,31 @@ def test_a_guided_sample_is_another_one_and_a_missing_network_is_named(guide: Gu
 def test_guidance_that_cannot_be_is_named(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(SamplerConfig, overrides=overrides)
+
+
+@pytest.mark.parametrize("w", [0.5, 2.5])
+def test_a_sample_is_the_end_of_the_guided_flow_and_no_draw_from_the_product_of_densities(w: float) -> None:
+    """Of N(0, c) with the condition and N(0, d) without.
+
+    Along the flow of N(0, v) log x changes as half of log(alpha^2 v + sigma^2), and guided scores add with
+    the weights w and 1 - w, so that a start of deviation 1 ends with c^(w/2) d^((1-w)/2). The product of the
+    densities of the data has the variance 1 / (w / c + (1 - w) / d).
+    """
+    c, d = 0.2, 0.6
+
+    def network(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        t = time.double().reshape(-1, 1, 1, 1, 1) / 1000
+        assert condition.label is not None
+        v = torch.where(condition.label < 0, d, c).double().reshape(-1, 1, 1, 1, 1)
+        return (t - (1 - t) * v) / ((1 - t) ** 2 * v + t**2) * x.double()
+
+    rows = torch.arange(64)
+    draws = Draws(0, 0, rows, torch.zeros_like(rows))
+    condition, config = (
+        Condition(label=torch.zeros_like(rows)),
+        SamplerConfig(solver="rk4", steps=80, guidance=w),
+    )
+    found = sample(network, (64, *SHAPE), condition, config, FLOW, "flow", draws)
+    scale = c ** (w / 2) * d ** ((1 - w) / 2)
+    torch.testing.assert_close(found, scale * draws.normal("sample_start", SHAPE), rtol=1e-4, atol=1e-4)
+    assert abs(scale**2 - 1 / (w / c + (1 - w) / d)) > 0.02

@@ -1,7 +1,7 @@
 """DDPM, Euler and the flow schedulers of diffusers, on equal grids: 3e-5 of the largest value in every state.
 
 Exceptions, by their reason: its large variance also adds noise in the last step, to data; its Heun on a chain
-integrates in sigma / alpha, where `heun` takes the straight variable; the `linspace` grid of its DDIM steps to
+integrates in sigma / alpha, where `heun` takes the straight variable; the `linspace` grid of its DDIM goes to
 t - 1000 // n, which is not the next time of that grid.
 """
 

@@ -51,7 +51,8 @@ class Batch:
     where it does not know, or where another rank checks the step.  tally, prepared: made ahead of the step
     where the source does so; prepared is the objective's.  arrived: has the device wait for what was sent
     there ahead; `to` calls it.  features: (B, F, h, w, E) float16 of a picture encoder, where the source has
-    them; or, where it makes them, the pictures (B, 3, F, H, W) uint8.
+    them; or, where it makes them, the pictures (B, 3, F, H, W) uint8.  stills: (B, 1, C, 1, H, W) the last
+    picture of each clip as a latent frame that stands still, where the source brings it.
     """
 
     x: Tensor
@@ -66,6 +67,7 @@ class Batch:
     prepared: Any = None
     arrived: Callable[[], None] | None = None
     features: Tensor | None = None
+    stills: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -79,8 +81,9 @@ class Batch:
         names = ("x", "id", "position", "weight")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         moved["x"] = in_numbers(moved["x"])
-        features = _to(self.features, device, None)
-        return replace(self, **moved, condition=self.condition.to(device), features=features)
+        condition, features = self.condition.to(device), _to(self.features, device, None)
+        stills = _to(self.stills, device, None)
+        return replace(self, **moved, condition=condition, features=features, stills=stills)
 
 
 def in_numbers(x: Tensor) -> Tensor:

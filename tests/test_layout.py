@@ -60,6 +60,7 @@ ELSEWHERE = {
     "flip.npy": "data/latent/pack_reading.py",
     "text.npy": "data/latent/pack_reading.py",
     "features.npy": "data/latent/packs.py",
+    "still.npy": "data/latent/packs.py",
     "scores.json": "models/autoencoder/store.py",
     "made_from.json": "tools/runs/samples.py",
     "model.safetensors": "launch/demo/own/words.py",

@@ -102,8 +102,13 @@ class Objective:
         """
         return self.loss_of(model, self.noised(x0, condition, draws), features, draws.step_index)
 
-    def noised(self, x0: Tensor, condition: Condition, draws: Draws) -> NoisyBatch:
-        """Compute the part of `loss` before the network."""
+    def noised(
+        self, x0: Tensor, condition: Condition, draws: Draws, still: Tensor | None = None
+    ) -> NoisyBatch:
+        """Compute the part of `loss` before the network.
+
+        still: (B, C, 1, H, W), which a last frame that is given alone is taken from; None takes x0's own.
+        """
         config, path = self.config, self.path
         condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
         for share, part in ((config.class_dropout, "label"), (config.text_dropout, "text")):
@@ -112,7 +117,7 @@ class Objective:
                 condition = drop_condition(condition, dropped, label=part == "label", text=part == "text")
         if self.frame_condition or self.unit:
             given, unit = config.given, self.unit or 1
-            condition = give_frames(condition, x0, draws, config.given_frames, given, unit)
+            condition, x0 = give_frames(condition, x0, draws, config.given_frames, given, unit, still)
         positions, density = x0.shape[2:].numel(), self._density
         if self.unit:
             mask = None if condition.frame_mask is None else condition.frame_mask[:, :: self.unit]

@@ -15,7 +15,7 @@ from core.progress import counted
 from core.reading import json_files
 from core.reading.json_scalars import U16, U32, Count, FileName, Pattern
 from data.dataset.blocks import Table, block_crcs, open_table
-from data.dataset.schema import CAPTION_SPANS, CRC, FEATURES, MANIFEST
+from data.dataset.schema import CAPTION_SPANS, CRC, FEATURES, MANIFEST, STILLS
 
 FORMAT_VERSION = 1
 WIDER_VERSION = 2  # of what an earlier version would read wrongly: float32 latents, several captions
@@ -165,7 +165,7 @@ class DatasetManifest:
     def format_version(self) -> int:
         """The least version of the format that can say what this dataset holds."""
         is_single = self.kind == "latent" and self.latent_dtype.itemsize != 2
-        wider = CAPTION_SPANS in self.files or FEATURES in self.files or is_single
+        wider = is_single or not self.files.keys().isdisjoint((CAPTION_SPANS, FEATURES, STILLS))
         return WIDER_VERSION if wider else FORMAT_VERSION
 
     def write(self, folder: Path) -> None:

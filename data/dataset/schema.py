@@ -10,7 +10,7 @@ import numpy as np
 from core.files import atomic_file, sha256_file
 
 MANIFEST, INDEX, MEDIA = "dataset.json", "index.npy", "media.npy"
-FLIP, TEXT, FEATURES, CRC = "flip.npy", "text.npy", "features.npy", "crc.npy"
+FLIP, TEXT, FEATURES, STILLS, CRC = "flip.npy", "text.npy", "features.npy", "still.npy", "crc.npy"
 CAPTION_SPANS, CAPTION_ROWS = "caption_spans.npy", "caption_rows.npy"
 
 # One row a sample. offset, size: bytes of the sample inside its tar. label: -1 is none.
@@ -48,15 +48,19 @@ CAPTION_ROW_DTYPE = np.dtype(
 # Likewise of a cache with a picture encoder's features: where those of a sample begin in its part; 0 is none.
 # Those of the mirrored view follow them.
 FEATURE_DTYPE = FLIP_DTYPE
+# Likewise of a cache with stills: where that of a clip's last picture begins in its part; 0 is none.
+STILL_DTYPE = FLIP_DTYPE
 # Likewise of what a sample's bytes are: CRC-32 of its range in the tar, of its mirrored view, of its text, of
-# the features of both views. All but the first stand only in a cache that has such views, text or features;
-# what a sample does not have has 0.
+# the features of both views, of the stills of both. All but the first stand only in a cache that has such
+# views, text, features or stills; what a sample does not have has 0.
 _CRC_COLUMNS = {
     "sample": {INDEX},
     "flip": {FLIP},
     "text": {TEXT},
     "features": {FEATURES},
     "flip_features": {FEATURES, FLIP},
+    "still": {STILLS},
+    "flip_still": {STILLS, FLIP},
 }
 
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
@@ -76,6 +80,7 @@ def write_index(
     crcs: np.ndarray | None = None,
     captions: tuple[np.ndarray, np.ndarray] | None = None,
     features: np.ndarray | None = None,
+    stills: np.ndarray | None = None,
 ) -> dict[str, str]:
     """Publish `index.npy` (and `media.npy`, `flip.npy` and the like); return {file name: SHA-256}.
 
@@ -88,6 +93,7 @@ def write_index(
         FLIP: (flips, FLIP_DTYPE),
         TEXT: (texts, TEXT_DTYPE),
         FEATURES: (features, FEATURE_DTYPE),
+        STILLS: (stills, STILL_DTYPE),
     }
     arrays = {name: (array, dtype) for name, (array, dtype) in given.items() if array is not None}
     if crcs is not None:

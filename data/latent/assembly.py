@@ -24,6 +24,7 @@ from data.dataset.schema import (
     FLIP_DTYPE,
     INDEX,
     QUARANTINE,
+    STILL_DTYPE,
     TEXT_DTYPE,
     crc_dtype,
     write_index,
@@ -52,7 +53,6 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
     refused = [entry for receipt in receipts for entry in receipt["refused"]]
     statistics = _statistics(job, receipts, refused)
     index, buckets, flips, texts = _tables(job, receipts)
-    features = _features(job, receipts)
     captions = _captions(job, receipts, index)
     files = write_index(
         job.folder,
@@ -61,7 +61,8 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
         texts=texts,
         crcs=_crcs(job, receipts, index),
         captions=captions.arrays() if captions else None,
-        features=features,
+        features=_features(job, receipts),
+        stills=_stills(job, receipts),
     )
     classes = job.dataset.manifest.classes
     identity = content_fingerprint("latent", shards, files, classes=list(classes), made_from=made_from)
@@ -125,6 +126,13 @@ def _features(job: Job, receipts: Sequence[Receipt]) -> np.ndarray | None:
     return np.concatenate([receipt.get("features", []) for receipt in receipts]).astype(FEATURE_DTYPE)
 
 
+def _stills(job: Job, receipts: Sequence[Receipt]) -> np.ndarray | None:
+    """Return the rows of `still.npy`, None where none are stored."""
+    if not job.stills:
+        return None
+    return np.concatenate([receipt.get("stills", []) for receipt in receipts]).astype(STILL_DTYPE)
+
+
 def _feature_facts(job: Job, buckets: Sequence[Shape]) -> dict[str, Any]:
     """Return what the manifest says of features: their shape by that of latents."""
     if job.pictures is None:
@@ -174,6 +182,8 @@ def _require_of(job: Job, receipts: Sequence[Receipt]) -> None:
             raise WorkError(f"{job.receipt(shard)}: without the rows of text")
         if job.pictures and len(receipt.get("features", ())) != len(columns["offset"]):
             raise WorkError(f"{job.receipt(shard)}: without the rows of features")
+        if job.stills and len(receipt.get("stills", ())) != len(columns["offset"]):
+            raise WorkError(f"{job.receipt(shard)}: without the rows of stills")
         sizes = np.array(columns["offset"], np.float64) + np.array(columns["size"], np.float64)
         if (sizes > receipt["record"].bytes).any():
             raise WorkError(f"{job.receipt(shard)}: its rows point outside of the part")

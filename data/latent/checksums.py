@@ -14,9 +14,12 @@ from core.errors import UserError, WorkError
 from core.files import regular
 from data.dataset.blocks import ways_to_mend
 from data.dataset.manifest import DatasetManifest, read_sidecar
-from data.dataset.schema import CRC, FEATURES, FLIP, TEXT, crc_dtype
-from data.latent.pack_rows import feature_rows, flip_rows, text_rows
+from data.dataset.schema import CRC, FEATURES, FLIP, STILLS, TEXT, crc_dtype
+from data.latent.pack_rows import feature_rows, flip_rows, still_rows, text_rows
 from data.latent.packs import LATENT_DTYPE, Place
+
+# Where something of each sample begins in its part, and the bytes of one view of it, (samples,) each.
+Ranges = tuple[np.ndarray, np.ndarray]
 
 
 def crcs_of(path: Path, places: Sequence[Place], rows: np.ndarray, views: Collection[str]) -> np.ndarray:
@@ -27,18 +30,28 @@ def crcs_of(path: Path, places: Sequence[Place], rows: np.ndarray, views: Collec
     flips = flip_rows(places, rows) if FLIP in views else None
     texts = text_rows(places, rows) if TEXT in views else None
     width = next((place.text.width for place in places if place.text is not None), 0)
-    features = (feature_rows(places, rows), feature_bytes(places, rows)) if FEATURES in views else None
-    return range_crcs(path, rows, flips, texts, width, features)
+    features = feature_ranges(places, rows) if FEATURES in views else None
+    stills = still_ranges(places, rows) if STILLS in views else None
+    return range_crcs(path, rows, flips, texts, width, features, stills)
 
 
-def feature_bytes(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:
-    """Return the bytes of one view's features of each sample of a part, (samples,) int64; 0 for none."""
+def still_ranges(places: Sequence[Place], rows: np.ndarray) -> Ranges:
+    """Return where the stills of each sample of a part lie."""
+    sizes = np.zeros(len(rows), np.int64)
+    for place in places:
+        if place.still_offset:
+            sizes[np.searchsorted(rows["id"], place.ids)] = place.still_bytes
+    return still_rows(places, rows), sizes
+
+
+def feature_ranges(places: Sequence[Place], rows: np.ndarray) -> Ranges:
+    """Return where the features of each sample of a part lie."""
     sizes = np.zeros(len(rows), np.int64)
     for place in places:
         if place.feature_offset:
             size = int(np.prod(place.feature_shape[1:])) * LATENT_DTYPE.itemsize
             sizes[np.searchsorted(rows["id"], place.ids)] = size
-    return sizes
+    return feature_rows(places, rows), sizes
 
 
 def range_crcs(
@@ -47,11 +60,12 @@ def range_crcs(
     flips: np.ndarray | None = None,
     texts: np.ndarray | None = None,
     width: int = 0,
-    features: tuple[np.ndarray, np.ndarray] | None = None,
+    features: Ranges | None = None,
+    stills: Ranges | None = None,
 ) -> np.ndarray:
     """Compute the same for ranges given by the rows of `flip.npy` and `text.npy`.
 
-    width: D of a token.  features: the rows of `features.npy`, and the bytes of a view of each sample.
+    width: D of a token.  The mirrored view of features and stills follows the plain one.
     """
     sizes = rows["size"].astype(np.int64)
     ranges = {"sample": (rows["offset"], sizes)}
@@ -60,11 +74,12 @@ def range_crcs(
     if texts is not None:
         bytes_of_token = width * LATENT_DTYPE.itemsize
         ranges["text"] = (texts["offset"], texts["tokens"].astype(np.int64) * bytes_of_token)
-    if features is not None:
-        first, size = features
-        ranges["features"] = (first, size)
-        if flips is not None:
-            ranges["flip_features"] = (first + size.astype(np.uint64), size)
+    for name, beside in (("features", features), ("still", stills)):
+        if beside is not None:
+            first, size = beside
+            ranges[name] = (first, size)
+            if flips is not None:
+                ranges[f"flip_{name}"] = (first + size.astype(np.uint64), size)
     found = np.zeros(len(rows), [(column, "<u4") for column in ranges])
     with (
         open(path, "rb", opener=regular) as file,
@@ -107,16 +122,21 @@ class SampleCrcs:
         found = [zlib.crc32(value.data) for value in values.numpy()]
         self._require_equal(rows, shards, wanted, found, "sample")
 
-    def require_features(
-        self, rows: np.ndarray, shards: np.ndarray, values: Tensor, flipped: np.ndarray | None = None
+    def require_beside(
+        self,
+        column: str,
+        rows: np.ndarray,
+        shards: np.ndarray,
+        values: Tensor,
+        flipped: np.ndarray | None = None,
     ) -> None:
-        """Compare features as `require` does latents."""
+        """Compare what lies beside latents, features or stills by its column, as `require` does latents."""
         entries = self._table.take(rows)
-        wanted = entries["features"]
+        wanted = entries[column]
         if flipped is not None:
-            wanted = np.where(flipped, entries["flip_features"], wanted)
+            wanted = np.where(flipped, entries[f"flip_{column}"], wanted)
         found = [zlib.crc32(value.data) for value in values.numpy()]
-        self._require_equal(rows, shards, wanted, found, "the features of sample")
+        self._require_equal(rows, shards, wanted, found, f"the {column} of sample")
 
     def require_texts(
         self,

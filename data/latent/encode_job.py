@@ -22,9 +22,9 @@ from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.manifest import DatasetManifest, ShardRecord
 from data.dataset.quarantine import Quarantine, QuarantineEntry
-from data.dataset.schema import FEATURES, FLIP, MADE_FROM, MANIFEST, TEXT
+from data.dataset.schema import FEATURES, FLIP, MADE_FROM, MANIFEST, STILLS, TEXT
+from data.latent.beside.views import FeatureEncoder
 from data.latent.caption_table import CaptionLists
-from data.latent.features.views import FeatureEncoder
 from data.latent.normalising import LatentSums
 from data.latent.packs import LATENT_DTYPE, Shape
 from data.latent.reading import compare
@@ -56,6 +56,7 @@ class Receipt(TypedDict):
     captions: NotRequired[CaptionLists | None]
     cut: NotRequired[CutCaptions | None]
     features: NotRequired[list[U64]]
+    stills: NotRequired[list[U64]]
     sums: LatentSums | None
     refused: list[QuarantineEntry]
 
@@ -67,7 +68,13 @@ def read_receipt(path: Path) -> Receipt:
     lengths = {len(columns["offset"]), len(columns["size"]), len(columns["bucket"]), len(columns["label"])}
     lengths |= {
         len(rows)
-        for rows in (receipt["flips"], receipt["texts"], receipt.get("crcs"), receipt.get("features"))
+        for rows in (
+            receipt["flips"],
+            receipt["texts"],
+            receipt.get("crcs"),
+            receipt.get("features"),
+            receipt.get("stills"),
+        )
         if rows
     }
     if (captions := receipt.get("captions")) is not None:
@@ -101,7 +108,7 @@ class Job:
     flip: whether every sample is also encoded mirrored left to right.  decode_threads: that decode while the
     encoder works.  captions: what embeds the samples' text; None stores none.
     dtype: number format of the stored latents.  pictures: what makes features of the pictures, of each bucket
-    (F, h, w, E); None stores none.
+    (F, h, w, E); None stores none.  stills: whether the last pictures of clips are also encoded as stills.
     """
 
     dataset: Dataset
@@ -120,11 +127,17 @@ class Job:
     dtype: np.dtype = LATENT_DTYPE
     pictures: FeatureEncoder | None = None
     feature_shapes: Sequence[Shape] = ()
+    stills: bool = False
 
     @property
     def views(self) -> list[str]:
         """The files of what is stored of a sample beside its latents."""
-        kept = ((FLIP, self.flip), (TEXT, self.captions), (FEATURES, self.pictures))
+        kept = (
+            (FLIP, self.flip),
+            (TEXT, self.captions),
+            (FEATURES, self.pictures),
+            (STILLS, self.stills),
+        )
         return [name for name, is_kept in kept if is_kept]
 
     def receipt(self, shard: int) -> Path:

@@ -26,13 +26,13 @@ from core.progress import counted
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.manifest import ShardRecord
 from data.dataset.quarantine import QuarantineEntry
+from data.latent.beside.views import Views, features_of, standing_still
 from data.latent.caption_table import captions_of, with_several
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, part_name
-from data.latent.features.views import Views, features_of
 from data.latent.normalising import LatentSums
-from data.latent.pack_rows import feature_rows, flip_rows, index_rows, text_rows
-from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, write_part
+from data.latent.pack_rows import feature_rows, flip_rows, index_rows, still_rows, text_rows
+from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, still_shape, write_part
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import CutCaptions, ShardTexts
 from data.media.images import to_tensor
@@ -68,6 +68,7 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
         "sums": asdict(part.sums) if part.sums else None,
         "refused": [asdict(entry) for entry in part.refused],
         **({"features": feature_rows(places, rows).tolist()} if job.pictures else {}),
+        **({"stills": still_rows(places, rows).tolist()} if job.stills else {}),
     }
     failpoint("encode.receipt")
     write_text(job.receipt(shard), json.dumps(sealed(content), sort_keys=True))
@@ -184,11 +185,14 @@ class _Part:
         if not pixels:
             return self._nothing(batch.bucket)
         x = to_tensor(np.stack(pixels))
-        views, features = [x, x.flip(-1)] if self.job.flip else [x], None
+        views, features, stills = [x, x.flip(-1)] if self.job.flip else [x], None, None
         if self.job.pictures is not None:
             features = features_of(self.job.pictures, views, self.job.feature_shapes[batch.bucket])
         latents = np.stack([self._moments(view, shape) for view in views])
-        encoded = Views(np.array(ids, np.int64), latents, features)
+        if self._has_stills(shape):
+            found = [self._moments(standing_still(view), shape)[:, :1, :, -1:] for view in views]
+            stills = np.stack(found, 1)
+        encoded = Views(np.array(ids, np.int64), latents, features, stills)
         faults = encoded.faults()
         for place, fault in faults.items():
             self._set_aside(ids[place], fault, shape)
@@ -212,7 +216,14 @@ class _Part:
         features = None
         if job.pictures is not None:
             features = np.zeros((0, count, *job.feature_shapes[bucket]), LATENT_DTYPE)
-        return Views(np.zeros(0, np.int64), np.zeros((count, 0, *job.shapes[bucket]), job.dtype), features)
+        shape, stills = job.shapes[bucket], None
+        if self._has_stills(shape):
+            stills = np.zeros((0, count, *still_shape(shape)), job.dtype)
+        return Views(np.zeros(0, np.int64), np.zeros((count, 0, *shape), job.dtype), features, stills)
+
+    def _has_stills(self, shape: Shape) -> bool:
+        """Return whether stills are stored of latents (M, C, T, H, W): those that can end with a picture."""
+        return self.job.stills and shape[2] > 1
 
     def _pack(self, views: Views) -> Pack:
         text = None
@@ -227,9 +238,9 @@ class _Part:
             sums = LatentSums.of(latents)
             self.sums = sums if self.sums is None else self.sums + sums
         labels = self.job.dataset.index["label"][ids].astype(np.int64)
-        return Pack(
-            latents, ids, labels, flips=flips[0] if flips else None, text=text, features=views.features
-        )
+        mirrored = flips[0] if flips else None
+        pack = Pack(latents, ids, labels, flips=mirrored, text=text)
+        return replace(pack, features=views.features, stills=views.stills)
 
     def _set_aside(self, row: int, fault: Fault, shape: Shape) -> None:
         keep_traceback(self.job.folder, row, fault)

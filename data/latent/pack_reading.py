@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Literal, NotRequired, TypedDict
 
@@ -23,6 +24,7 @@ from data.latent.packs import (
     LABEL_DTYPE,
     LATENT_DTYPE,
     NO_CAPTIONS,
+    STILLS_MEMBER,
     TEXT_RANGE_DTYPE,
     Absent,
     Pack,
@@ -31,6 +33,7 @@ from data.latent.packs import (
     Sides,
     Text,
     TextPlace,
+    still_shape,
 )
 
 _KINDS = ("latent.npy", "id.npy", "label.npy", "json")
@@ -46,7 +49,7 @@ def read_part(path: Path) -> Iterator[Pack]:
     for key, members, file in _packs(path):
         place = _place(path, key, members, file)
         arrays: dict[str, np.ndarray] = {}
-        for kind in ("latent.npy", "flip.npy", "text.npy", FEATURES_MEMBER):
+        for kind in ("latent.npy", "flip.npy", "text.npy", FEATURES_MEMBER, STILLS_MEMBER):
             if kind in members:
                 name = f"{key}.{kind}"
                 dtype = LATENT_DTYPE if kind in ("text.npy", FEATURES_MEMBER) else place.dtype
@@ -56,7 +59,7 @@ def read_part(path: Path) -> Iterator[Pack]:
         text = None
         if (found := place.text) is not None:
             text = Text(arrays["text.npy"], found.ranges, found.captions, found.names)
-        views = arrays.get("flip.npy"), text, arrays.get(FEATURES_MEMBER)
+        views = arrays.get("flip.npy"), text, arrays.get(FEATURES_MEMBER), arrays.get(STILLS_MEMBER)
         yield Pack(arrays["latent.npy"], place.ids, place.labels, place.absent, *views)
 
 
@@ -80,7 +83,8 @@ def _packs(path: Path) -> Iterator[tuple[str, dict[str, Member], IO[bytes]]]:
     with open(path, "rb", opener=regular) as file:
         for sample in samples(path):
             more = set(sample.members) - set(_KINDS)
-            known = more - {"flip.npy", FEATURES_MEMBER} in (set(), set(_TEXT), {*_TEXT, CAPTIONS_MEMBER})
+            more -= {"flip.npy", FEATURES_MEMBER, STILLS_MEMBER}
+            known = more in (set(), set(_TEXT), {*_TEXT, CAPTIONS_MEMBER})
             if sample.refused or not known or not set(_KINDS) <= set(sample.members):
                 reason = sample.refused or f"its members are {', '.join(sorted(sample.members))}"
                 raise WorkError(f"{path}: {sample.key} is no pack of latents: {reason}")
@@ -112,7 +116,13 @@ def _place(path: Path, key: str, members: dict[str, Member], file: IO[bytes]) ->
             expected = f"{len(ids)} samples of {counted(views, 'view')}"
             raise WorkError(f"{path}: {key}.{FEATURES_MEMBER} is {whole}, and the pack has {expected}")
     found = about["absent"], flip_offset, text, dtype, feature_offset, feature_shape
-    return Place(shape[1:], ids, labels, offset, *found)
+    place = Place(shape[1:], ids, labels, offset, *found)
+    if (member := members.get(STILLS_MEMBER)) is not None:
+        whole, still_offset = array_place(path, f"{key}.{STILLS_MEMBER}", member, file, dtype)
+        if whole != (wanted := (len(ids), place.views, *still_shape(place.shape))):
+            raise WorkError(f"{path}: {key}.{STILLS_MEMBER} is {whole}, and is to be {wanted}")
+        place = replace(place, still_offset=still_offset)
+    return place
 
 
 def _text_place(

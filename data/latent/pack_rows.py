@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import WorkError
-from data.dataset.schema import FEATURE_DTYPE, FLIP_DTYPE, INDEX_DTYPE, TEXT_DTYPE
+from data.dataset.schema import FEATURE_DTYPE, FLIP_DTYPE, INDEX_DTYPE, STILL_DTYPE, TEXT_DTYPE
 from data.latent.packs import LATENT_DTYPE, Place, Shape
 from data.order.buckets import NO_BUCKET
 
@@ -68,6 +68,19 @@ def feature_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
             here = np.searchsorted(rows["id"], place.ids)
             size = int(np.prod(place.feature_shape)) * LATENT_DTYPE.itemsize
             offsets[here] = place.feature_offset + size * np.arange(len(here))
+    return offsets
+
+
+def still_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
+    """Return where the stills of every sample of a part lie in the tar, (samples,) <u8; 0 for none.
+
+    Rows as `flip_rows`.
+    """
+    offsets = np.zeros(len(rows), STILL_DTYPE)
+    for place in places:
+        if place.still_offset:
+            here = np.searchsorted(rows["id"], place.ids)
+            offsets[here] = place.still_offset + place.views * place.still_bytes * np.arange(len(here))
     return offsets
 
 

@@ -9,7 +9,9 @@ of all packs of the part, and its number of rows; 0 rows are no text. Where a sa
 captions, or one with a name, `.captions.npy` (captions,) CAPTION_DTYPE lists all captions of all samples, and
 the `.json` has the names. Latents are float32 where the `.json` says so. Where a picture encoder's features
 are stored, `.features.npy` (n, V, F, h, w, E) float16 holds those of every sample, one view after the other:
-plain, then mirrored where there is a `.flip.npy`.
+plain, then mirrored where there is a `.flip.npy`. Where stills are stored, `.still.npy` (n, V, 1, C, 1, H, W)
+holds that of each clip's last picture, of the dtype of the latents, one view after the other likewise: the
+mean of the last latent frame of a clip of the same length in which that picture stands still.
 Headers are plain ustar with integer times: for 8 KiB latents they are 1 % of the bytes, where one member a
 sample with webdataset's default time makes it 50 %.
 
@@ -20,6 +22,7 @@ not finite), so that the index can be made again from the tars alone.
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -45,7 +48,7 @@ CAPTION_DTYPE = np.dtype(
 )
 NO_CAPTIONS = np.zeros(0, CAPTION_DTYPE)
 PACK_SAMPLES = 64
-CAPTIONS_MEMBER, FEATURES_MEMBER = "captions.npy", "features.npy"
+CAPTIONS_MEMBER, FEATURES_MEMBER, STILLS_MEMBER = "captions.npy", "features.npy", "still.npy"
 Shape = tuple[int, ...]
 Sides = tuple[U32, ...]
 
@@ -82,7 +85,8 @@ class Pack:
 
     absent: in the last pack of a part only; n may be 0 there.  flips: latents of the mirrored samples, shaped
     as `latents`; None where they are not stored.  text: likewise of their captions.  features: likewise of
-    the pictures, (n, V, F, h, w, E) float16 of V views.
+    the pictures, (n, V, F, h, w, E) float16 of V views.  stills: of clips' last pictures, shaped
+    (n, V, *still_shape(shape)).
     """
 
     latents: np.ndarray
@@ -92,6 +96,7 @@ class Pack:
     flips: np.ndarray | None = None
     text: Text | None = None
     features: np.ndarray | None = None
+    stills: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Place:
 
     offset: where the first sample's bytes begin in the tar; the others follow without gaps.  flip_offset:
     likewise of the mirrored samples; 0 where they are not stored.  feature_offset: likewise of the features;
-    feature_shape: of those of a sample, (V, F, h, w, E).
+    feature_shape: of those of a sample, (V, F, h, w, E).  still_offset: likewise of the stills.
     """
 
     shape: Shape
@@ -125,6 +130,23 @@ class Place:
     dtype: np.dtype = LATENT_DTYPE
     feature_offset: int = 0
     feature_shape: Shape = ()
+    still_offset: int = 0
+
+    @property
+    def views(self) -> int:
+        """How many views of a sample there are: plain, and mirrored."""
+        return 1 + bool(self.flip_offset)
+
+    @property
+    def still_bytes(self) -> int:
+        """Bytes of the still of one view of a sample."""
+        return self.dtype.itemsize * math.prod(still_shape(self.shape))
+
+
+def still_shape(shape: Shape) -> Shape:
+    """Return the shape of the still of latents (M, C, T, H, W): the mean of one latent frame."""
+    _, channels, _, height, width = shape
+    return 1, channels, 1, height, width
 
 
 def write_part(path: Path, shard: int, packs: Iterable[Pack]) -> list[Place]:
@@ -146,6 +168,7 @@ def write_packs(file: IO[bytes], shard: int, packs: Iterable[Pack]) -> list[Plac
             ("mirrored latents", pack.flips),
             ("text", text),
             ("features", pack.features),
+            ("stills", pack.stills),
         ):
             dtype = LATENT_DTYPE if name in ("text", "features") else pack.latents.dtype
             if array is not None and not (array.dtype == dtype in LATENT_DTYPES and is_finite(array)):
@@ -185,6 +208,9 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
     if pack.features is not None:
         feature_offset = write_array(file, f"{key}.{FEATURES_MEMBER}", pack.features, LATENT_DTYPE)
         feature_shape = pack.features.shape[1:]
+    still_offset = 0
+    if pack.stills is not None:
+        still_offset = write_array(file, f"{key}.{STILLS_MEMBER}", pack.stills, dtype)
     write_member(file, f"{key}.json", json.dumps(about, sort_keys=True).encode())
     return Place(
         pack.latents.shape[1:],
@@ -197,4 +223,5 @@ def _write_pack(file: IO[bytes], key: str, pack: Pack) -> Place:
         dtype,
         feature_offset,
         feature_shape,
+        still_offset,
     )

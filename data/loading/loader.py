@@ -14,7 +14,7 @@ from core.batch import Batch, Condition
 from core.distributed.agreement import tally
 from core.draws import Draws
 from data.dataset.index import shard_starts
-from data.latent.features.feature_reading import FeatureReader
+from data.latent.beside.beside_reading import Beside, BesideReader
 from data.latent.packs import Shape
 from data.latent.reading import reader_of, require_latents
 from data.latent.text_reading import TextReader, has_text, text_shape
@@ -26,6 +26,7 @@ from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPl
 if TYPE_CHECKING:
     from core.distributed.ranks import World
     from data.dataset.index import Dataset
+    from data.dataset.manifest import DatasetManifest
 
 TokenCount = Callable[[tuple[int, int, int]], int]
 
@@ -36,12 +37,14 @@ class Wanted(TypedDict, total=False):
     tokens: how many the network makes of latents (T, H, W), for the cost of a sample; patches of 1 x 2 x 2.
     text: whether batches carry embedded captions; they do.  captions: which of several are drawn; any.
     feature_steps: the number of first steps whose batches carry features, None for all; 0.
+    stills: whether batches of clips carry their last pictures as stills; they do not.
     """
 
     tokens: TokenCount
     text: bool
     captions: CaptionConfig
     feature_steps: int | None
+    stills: bool
 
 
 IDS = 10**12  # ids of the second cache of a mixture begin here, of the third at twice this
@@ -63,6 +66,7 @@ class LatentLoader:
     its samples mirrored, a keyed draw takes half of them so. text: whether batches carry the text of a cache
     that holds some, padded to its longest.  captions: which of several are drawn.  feature_steps: the number
     of first steps whose batches carry the features of the caches, of the view that is drawn; None is all.
+    stills: whether batches of clips carry their last pictures as stills, of that view likewise.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class LatentLoader:
         mix: Sequence[float] = (),
         captions: CaptionConfig = ANY_CAPTION,
         feature_steps: int | None = 0,
+        stills: bool = False,
     ) -> None:
         for cache in caches:
             require_latents(cache)
@@ -87,7 +92,8 @@ class LatentLoader:
         self._readers = [reader_of(cache, verify=self._verify) for cache in caches]
         self._texts = self._text_readers(captions) if text else [None] * len(caches)
         self._feature_steps = feature_steps
-        self._features = [] if feature_steps == 0 else self._feature_readers()
+        self._features = [] if feature_steps == 0 else self._beside_readers(Beside.features)
+        self._stills = self._beside_readers(Beside.stills) if stills else []
         self._lock = Lock()
         buckets = [s for number, d in enumerate(caches) for s in cache_buckets(d, number, tokens)]
         if len(caches) > 1:
@@ -135,10 +141,10 @@ class LatentLoader:
         """Whether samples are drawn mirrored: the first cache holds both views."""
         return self._readers[0].has_flips
 
-    def _feature_readers(self) -> list[FeatureReader]:
-        """Return a reader of each cache's features."""
+    def _beside_readers(self, kind: Callable[[DatasetManifest], Beside]) -> list[BesideReader]:
+        """Return a reader of what lies beside each cache's latents."""
         return [
-            FeatureReader(d.folder, d.manifest, reader.parts, verify=self._verify)
+            BesideReader(d.folder, d.manifest, reader.parts, kind(d.manifest), verify=self._verify)
             for d, reader in zip(self.caches, self._readers, strict=True)
         ]
 
@@ -155,7 +161,9 @@ class LatentLoader:
         positions = torch.from_numpy(micro.positions)
         draws = Draws(self.seed, step_index, ids, positions)
         flipped = draw_flips(draws) if reader.has_flips else None
-        x, features = reader.gather(rows, flipped=flipped, pin=self._pin), None
+        x, features, stills = reader.gather(rows, flipped=flipped, pin=self._pin), None, None
+        if self._stills:
+            stills = self._stills[number].gather(rows, entries, flipped=flipped, pin=self._pin)
         if self._features and (self._feature_steps is None or step_index < self._feature_steps):
             features = self._features[number].gather(rows, entries, flipped=flipped, pin=self._pin)
         batch = Batch(
@@ -168,6 +176,7 @@ class LatentLoader:
             source=bucket.source,
             order_hash=order_hash,
             features=features,
+            stills=stills,
         )
         return replace(batch, tally=tally(step_index, batch))
 

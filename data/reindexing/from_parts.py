@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from data.dataset.manifest import ShardRecord
 from data.latent.assembly import text_facts
 from data.latent.caption_table import CaptionTable, captions_of, with_several
-from data.latent.checksums import feature_bytes, range_crcs
+from data.latent.checksums import Ranges, feature_ranges, range_crcs, still_ranges
 from data.latent.pack_reading import scan_part
-from data.latent.pack_rows import feature_rows, flip_rows, index_rows, text_rows
-from data.latent.packs import Shape
+from data.latent.pack_rows import flip_rows, index_rows, text_rows
+from data.latent.packs import Place, Shape
 
 
 def sidecars_from_parts(
@@ -24,18 +24,21 @@ def sidecars_from_parts(
 
     Also what the manifest says of the text.
     """
-    flips, texts, features = views_from_parts(folder, shards, index)
+    flips, texts = views_from_parts(folder, shards, index)
+    features = _beside_from_parts(folder, shards, index, feature_ranges)
+    stills = _beside_from_parts(folder, shards, index, still_ranges)
     starts = np.cumsum([0, *(shard.samples for shard in shards)]).tolist()
     width = made_from["text"]["width"] if texts is not None else 0
     crcs = []
     for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
         flips_here, texts_here = (None if t is None else t[start:stop] for t in (flips, texts))
-        here = None if features is None else (features[0][start:stop], features[1][start:stop])
-        crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width, here))
+        here = [b and (b[0][start:stop], b[1][start:stop]) for b in (features, stills)]
+        crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width, *here))
     captions = _captions_from_parts(folder, shards, index) if texts is not None else None
     arrays = captions.arrays() if captions else None
     files = {"flips": flips, "texts": texts, "crcs": np.concatenate(crcs), "captions": arrays}
-    return files | {"features": features and features[0]}, text_facts(texts, captions)
+    beside = {"features": features and features[0], "stills": stills and stills[0]}
+    return files | beside, text_facts(texts, captions)
 
 
 def _captions_from_parts(
@@ -49,28 +52,32 @@ def _captions_from_parts(
     return CaptionTable.joined([captions_of(*part) for part in zip(paths, places, rows, strict=True)])
 
 
+def _beside_from_parts(
+    folder: Path,
+    shards: Sequence[ShardRecord],
+    index: np.ndarray,
+    ranges: Callable[[Sequence[Place], np.ndarray], Ranges],
+) -> Ranges | None:
+    """Rebuild where features or stills lie from the tars alone; None where no part holds any."""
+    rows = np.split(index, np.cumsum([shard.samples for shard in shards])[:-1])
+    found = [ranges(scan_part(folder / shard.name), part) for shard, part in zip(shards, rows, strict=True)]
+    offsets, sizes = (np.concatenate(column) for column in zip(*found, strict=True))
+    return (offsets, sizes) if offsets.any() else None
+
+
 def views_from_parts(
     folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
-    """Rebuild the contents of `flip.npy`, `text.npy` and `features.npy` from the tars alone.
-
-    None for what no part holds.  With the last: the bytes of one view's features of each sample.
-    """
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Rebuild the contents of `flip.npy` and `text.npy` from the tars alone; None for what no part holds."""
     starts = np.cumsum([0, *(shard.samples for shard in shards)])
-    flips, texts, features, sizes, found = [], [], [], [], False
+    flips, texts, found = [], [], False
     for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
         places, rows = scan_part(folder / shard.name), index[start:stop]
         flips.append(flip_rows(places, rows))
         texts.append(text_rows(places, rows))
-        features.append(feature_rows(places, rows))
-        sizes.append(feature_bytes(places, rows))
         found = found or any(place.text is not None for place in places)
-    mirrored, pictures = np.concatenate(flips), np.concatenate(features)
-    return (
-        mirrored if mirrored.any() else None,
-        np.concatenate(texts) if found else None,
-        (pictures, np.concatenate(sizes)) if pictures.any() else None,
-    )
+    mirrored = np.concatenate(flips)
+    return mirrored if mirrored.any() else None, np.concatenate(texts) if found else None
 
 
 def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:

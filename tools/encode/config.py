@@ -68,6 +68,11 @@ class Config:
         "float16", "number format of stored latents; float32 is exact, and twice the bytes"
     )
     flip: bool = setting(False, "store samples mirrored left to right as well; training draws one of the two")
+    stills: bool = setting(
+        False,
+        "store the last picture of every clip as a latent frame that stands still as well, for training with "
+        "data.stills; takes another encoding of each clip",
+    )
     buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
     batch: int = setting(8, "samples encoded at once", unit="samples", low=1)
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")

@@ -32,7 +32,7 @@ def describe(
             **encoder,
             "tiling": to_dict(tiling),
             "store": store,
-            "views": ["plain", "flip"] if job.flip else ["plain"],
+            "views": ["plain", *(["flip"] if job.flip else []), *(["still"] if job.stills else [])],
             "dtype": dtype,
             **_all_captions(job),
             "preprocessing": {

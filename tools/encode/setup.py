@@ -49,6 +49,7 @@ class Encoding:
     store: Literal["moments", "mean"]
     dtype: Literal["float16", "float32"]
     flip: bool
+    stills: bool
     buckets: BucketConfig
     batch: int
     tiling: TilingConfig
@@ -96,6 +97,9 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
         folder = Path(config.text_encoder)
         captions = CaptionEmbedder(folder, config.text_tokens, device, precision, clock)
     shapes = [(stored, *encoder.latent_shape(bucket)) for bucket in buckets]
+    column = assign(media, buckets, config.buckets)
+    if config.stills and not any(shape[2] > 1 for n, shape in enumerate(shapes) if (column == n).any()):
+        raise UserError("stills", "true", "false, since no sample is a clip of several latent frames")
     pictures, feature_shapes = _picture_encoder(config, device, precision, clock, buckets, shapes)
     job = Job(
         dataset,
@@ -103,7 +107,7 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
         encoder,
         buckets,
         shapes,
-        assign(media, buckets, config.buckets),
+        column,
         config.buckets,
         config.limits,
         config.batch,
@@ -119,6 +123,7 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
         np.dtype(config.dtype).newbyteorder("<"),
         pictures,
         feature_shapes,
+        config.stills,
     )
     identity = encoder.identity | ({"text": captions.identity} if captions else {})
     identity |= {"pictures": pictures.identity} if pictures else {}

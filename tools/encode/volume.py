@@ -10,7 +10,7 @@ import numpy as np
 
 from core.progress import counted, size
 from data.latent.encode_job import Job
-from data.latent.packs import LATENT_DTYPE
+from data.latent.packs import LATENT_DTYPE, still_shape
 from data.order.buckets import NO_BUCKET
 from data.order.usage import usage_lines
 
@@ -40,6 +40,11 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
             f"of that {size(of_features)} are features of pictures, up to {shape} a view, {times:.1f} times "
             "the latents"
         )
+    if job.stills:
+        lines.append(
+            f"of that {size(_still_bytes(job, shards))} are stills of last pictures, for which each clip is "
+            "encoded once more"
+        )
     if job.captions is not None:
         most = 2 * samples * job.captions.tokens * job.captions.width
         tokens = counted(job.captions.tokens, "token")
@@ -54,9 +59,15 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
 
 
 def bytes_to_write(job: Job, shards: Iterable[int]) -> int:
-    """Return the bytes of latents and features of these shards' samples, and 3 % for all else."""
+    """Return the bytes of latents, stills and features of these shards' samples, and 3 % for all else."""
     latents = _of_samples(job, shards, [job.dtype.itemsize * math.prod(shape) for shape in job.shapes])
-    return int(1.03 * latents) + _feature_bytes(job, shards)
+    return int(1.03 * (latents + _still_bytes(job, shards))) + _feature_bytes(job, shards)
+
+
+def _still_bytes(job: Job, shards: Iterable[int]) -> int:
+    """Return the bytes of the stills of these shards' clips; 0 where none are stored."""
+    sizes = [job.dtype.itemsize * math.prod(still_shape(s)) * (s[2] > 1) for s in job.shapes]
+    return _of_samples(job, shards, sizes) if job.stills else 0
 
 
 def _feature_bytes(job: Job, shards: Iterable[int]) -> int:

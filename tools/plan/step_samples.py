@@ -24,7 +24,7 @@ from tools.runs.memory.run_memory import groups_of
 from tools.train.alignment import alignment_of
 from tools.train.config import DataConfig
 from tools.train.denoiser_pass import Aligned
-from tools.train.source import make_loader, open_source, require_features, require_suited
+from tools.train.source import make_loader, open_source, require_features, require_stills, require_suited
 
 LATENT_BYTES = 2  # of a number in a cache
 Shape = tuple[int, int, int, int]
@@ -153,6 +153,7 @@ def _of_source(
     opened = open_source(source, autoencoder, data, run=Path(), text=model.text_width > 0)
     require_suited(opened, model)
     require_features(opened, data)
+    require_stills(opened, data)
     world = World(0, plan.ranks, 0, torch.device("cpu"))
     steps = make_loader(opened, data, engine, model, world, seed=0).plan
     facts = opened.facts

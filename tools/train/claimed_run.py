@@ -212,7 +212,7 @@ def prepare_objective(
     )
     known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
     known |= {"frames_per_level": model.frames_per_level, "density": density}
-    known |= {"alignment": alignment, "features": source.features}
+    known |= {"alignment": alignment, "features": source.features, "stills": source.stills}
     return LatentObjective(objective, normaliser, **known)
 
 

@@ -29,6 +29,20 @@ def require_alignment(objective: ObjectiveConfig, model: DenoiserConfig, feature
         block_of(objective.alignment, len(model.hidden_widths))
 
 
+def require_given_last(objective: ObjectiveConfig, model: DenoiserConfig, stills: bool) -> None:
+    """Refuse stills of last pictures where no last picture is ever given.  stills: of the config of data."""
+    if not stills:
+        return
+    given = objective.given
+    if not (model.frame_condition or model.frames_per_level):
+        expected = "false without model.frame_condition and model.frame_levels, which take given frames"
+    elif not objective.given_frames or not (given.last or given.ends):
+        expected = "false, since objective.given gives no last pictures: `last` and `ends` are 0"
+    else:
+        return
+    raise UserError("data.stills", "true", expected)
+
+
 def require_few_steps(objective: ObjectiveConfig, model: DenoiserConfig, engine: EngineConfig) -> None:
     """Refuse a network or an engine with which mean_flow has no derivative."""
     if objective.kind != "mean_flow":

@@ -27,7 +27,7 @@ from models.denoisers.network import DenoiserConfig
 from models.precision import AskedPrecision
 from tools.preview.config import PreviewConfig, ScoreConfig
 from tools.runs.normalisers import LatentsConfig
-from tools.train.combinations import require_alignment, require_few_steps
+from tools.train.combinations import require_alignment, require_few_steps, require_given_last
 
 Differing = Literal["autoencoder", "path", "prediction", "time_input", "text_encoder"]
 
@@ -84,6 +84,12 @@ class DataConfig(LoaderConfig, CaptionConfig):
         "data.encode=online decodes, or that are read by their ids beside the cache",
     )
     pictures: PicturesConfig = setting(PicturesConfig(), "for features=online")
+    stills: bool = setting(
+        False,
+        "a last frame that is given alone (objective.given.last, ends) is encoded as a picture that stands "
+        "still, as `sample task.given_last=PICTURE` encodes it: of a cache of `encode stills=true`, or made "
+        "within every step; false gives the clip's own latents, which move",
+    )
     also: tuple[str, ...] = setting(
         (),
         "more latent caches of the same encoder, trained on together with source",
@@ -192,6 +198,7 @@ class Config:
             raise UserError("latents.normalise", "initial", "measured or encoder without initial=...")
         require_few_steps(self.objective, self.model, self.engine)
         require_alignment(self.objective, self.model, self.data.features)
+        require_given_last(self.objective, self.model, self.data.stills)
         if self.objective.kind == "distillation":
             self._require_teacher()
         require_effect(self.trainer, self.optimizer, self.ema)

@@ -41,6 +41,7 @@ from tools.train.source import (
     require_features,
     require_fit,
     require_known_labels,
+    require_stills,
     unused_captions,
     unused_text,
 )
@@ -155,6 +156,7 @@ def open_checked(
     source = open_source(place, autoencoder, data, run=run, text=model.text_width > 0)
     require_fit(source, model, latents)
     require_features(source, data)
+    require_stills(source, data)
     return source, autoencoder_of(source, autoencoder, data)
 
 

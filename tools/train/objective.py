@@ -12,7 +12,7 @@ from core.batch import Batch
 from core.diffusion.alignment.aligned import Alignment
 from core.diffusion.objective import Objective
 from core.diffusion.objectives.config import ObjectiveConfig
-from core.diffusion.objectives.noised import Model
+from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.diffusion.paths.config import PathRecord
 from core.draws import Draws
 from core.losses import Losses
@@ -25,6 +25,7 @@ class LatentObjective:
     moments: what makes moments (B, M, C, T, H, W) of a batch's x; None where these are what arrives.
     path, density, alignment: as `Objective` takes them.  diffusion: the objective on clean latents.
     features: what makes a picture encoder's features of a batch; None where these are what arrives.
+    stills: likewise of the last pictures of clips as stills.
     """
 
     def __init__(
@@ -39,16 +40,24 @@ class LatentObjective:
         density: Sequence[float] | None = None,
         alignment: Alignment | None = None,
         features: Callable[[Batch], Tensor | None] | None = None,
+        stills: Callable[[Batch], Tensor | None] | None = None,
     ) -> None:
         known: Any = {"frames_per_level": frames_per_level, "path": path, "density": density}
         known["alignment"] = alignment
         self.diffusion = Objective(config, frame_condition=frame_condition, **known)
         self._normaliser, self._moments, self._features = normaliser, moments, features
+        self._stills = stills
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
         """Return the loss of every sample of a micro-batch."""
-        features = self.features(batch, draws.step_index)
-        return self.diffusion.loss(model, self.latents(batch, draws), batch.condition, draws, features)
+        noised, features = self.noised(batch, draws), self.features(batch, draws.step_index)
+        return self.diffusion.loss_of(model, noised, features, draws.step_index)
+
+    def noised(self, batch: Batch, draws: Draws) -> NoisyBatch:
+        """Return what the network sees of a micro-batch."""
+        latents = self.latents(batch, draws)
+        still = self.still(batch, latents.shape[2])
+        return self.diffusion.noised(latents, batch.condition, draws, still)
 
     @torch.no_grad()
     def features(self, batch: Batch, step_index: int) -> Tensor | None:
@@ -63,6 +72,15 @@ class LatentObjective:
         moments = batch.x if self._moments is None else self._moments(batch.x)
         return self._normaliser.apply(sample_posterior(moments, draws))
 
+    @torch.no_grad()
+    def still(self, batch: Batch, frames: int) -> Tensor | None:
+        """Return last pictures of clips of so many latent frames as stills, normalised: (B, C, 1, H, W)."""
+        stills = batch.stills if self._stills is None else self._stills(batch)
+        if stills is None:
+            return None
+        clips = stills[:, 0].float().expand(-1, -1, frames, -1, -1)  # normalisation may be one of frames
+        return self._normaliser.apply(clips)[:, :, -1:]
+
 
 class Unaligned:
     """The loss of the prediction alone, by which runs with and without alignment compare: of validation."""
@@ -72,6 +90,4 @@ class Unaligned:
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
         """Return the loss of every sample of a micro-batch."""
-        latents = self._whole.latents(batch, draws)
-        diffusion = self._whole.diffusion
-        return diffusion.prediction_loss(model, diffusion.noised(latents, batch.condition, draws))
+        return self._whole.diffusion.prediction_loss(model, self._whole.noised(batch, draws))

@@ -58,5 +58,4 @@ def batches(
 def prepare(objective: LatentObjective, batch: Batch, seed: int, step_index: int) -> Batch:
     """Return the batch with what the objective would make of it in a step."""
     draws = Draws(seed, step_index, batch.id, batch.position)
-    noised = objective.diffusion.noised(objective.latents(batch, draws), batch.condition, draws)
-    return replace(batch, prepared=Prepared(seed, step_index, noised))
+    return replace(batch, prepared=Prepared(seed, step_index, objective.noised(batch, draws)))

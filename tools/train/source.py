@@ -83,7 +83,7 @@ def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: 
         if config.text_encoder:
             folder = Path(config.text_encoder)
             captions = CaptionEmbedder(folder, config.text_tokens, cpu, config.precision, Clock())
-        known: Any = {"run": run, "made_with": made_with, "pictures": pictures}
+        known: Any = {"run": run, "made_with": made_with, "pictures": pictures, "stills": data.stills}
         return OnlineLatents(raw, encoder, captions, config, **known)
 
 
@@ -100,6 +100,19 @@ def require_features(source: LatentSource, data: DataConfig) -> None:
     if data.features == "cached" and not source.facts.feature_shapes:
         expected = f"none, since {source.facts.place} holds no features (picture_encoder= of encode)"
         raise UserError("data.features", data.features, expected)
+
+
+def require_stills(source: LatentSource, data: DataConfig, field: str = "data.stills") -> None:
+    """Raise UserError where a run takes stills of last pictures that its source does not have.
+
+    field: of the config, which the source is named by where it is not the one of `data`.
+    """
+    if data.stills and not source.facts.has_stills:
+        place = source.facts.place
+        expected = f"false, since {place} holds no stills of last pictures (stills= of encode)"
+        if field != "data.stills":
+            raise UserError(field, place, "a cache of `encode stills=true`, since data.stills=true")
+        raise UserError(field, "true", expected)
 
 
 def require_fit(source: LatentSource, model: DenoiserConfig, latents: LatentsConfig) -> None:
@@ -209,6 +222,7 @@ def make_loader(
             text=text,
             captions=data,
             feature_steps=0 if data.features == "none" else feature_steps,
+            stills=data.stills,
         )
 
 
@@ -231,6 +245,7 @@ def open_held_out(
     alone = replace(data, also=(), mix=(), features="none")
     held_out = open_source(place, "", alone, run=run, text=model.text_width > 0, field=field)
     require_fit(held_out, model, latents)
+    require_stills(held_out, data, field)
     if held_out.facts.encoder != trained.facts.encoder:
         raise UserError(field, place, "a cache made by the encoder of `source`")
     return held_out

@@ -22,6 +22,7 @@ from core.diffusion.timesteps import TimestepConfig
 from core.draws import Draws
 from core.errors import UserError
 
+LAST, ENDS = 1, 2  # places of these patterns in `GivenConfig.weights`
 FrameTimes = Literal["shared", "independent", "monotone", "prefix"]
 
 
@@ -49,17 +50,26 @@ class GivenConfig:
 
 
 def give_frames(
-    condition: Condition, x0: Tensor, draws: Draws, share: float, config: GivenConfig, unit: int = 1
-) -> Condition:
-    """Give `share` of the clips frames by a pattern; the rest get none.
+    condition: Condition,
+    x0: Tensor,
+    draws: Draws,
+    share: float,
+    config: GivenConfig,
+    unit: int = 1,
+    still: Tensor | None = None,
+) -> tuple[Condition, Tensor]:
+    """Give `share` of the clips frames by a pattern; the rest get none.  Return x0 (B, C, T, H, W) as given.
 
     unit: latent frames that are given together.  With `first` alone the draws are those of one pattern.
+    still: (B, C, 1, H, W), what a picture is encoded to; patterns `last` and `ends` put it in the place of a
+    last unit that is given without the one before.  Draws are those without.
     """
     groups = x0.shape[2] // unit
     place = torch.arange(groups, device=x0.device)
     given, count = draws.uniform("given_frames", (2,)).unbind(1)
     many = (1 + torch.floor(count * (groups - 1))).clamp(max=groups - 1)[:, None]
     mask = place < many
+    kind = None
     if config.weights[1:] != (0.0,) * 4:
         chance = draws.uniform("given_subset", (groups,))
         is_end = (place == 0) | (place == groups - 1)
@@ -77,8 +87,14 @@ def give_frames(
         kind = torch.searchsorted(bounds, drawn, right=True)
         mask = patterns[kind, torch.arange(len(kind), device=x0.device)]
         mask = mask & ~mask.all(1, keepdim=True)
-    mask = repeat((mask & (given < share)[:, None]).float(), "b g -> b (g unit)", unit=unit)
-    return replace(condition, frame_mask=mask, frame_latents=x0 * rearrange(mask, "b t -> b 1 t 1 1"))
+    mask = mask & (given < share)[:, None]
+    if still is not None and kind is not None and groups > 1:
+        is_picture = mask[:, -1] & ~mask[:, -2] & ((kind == LAST) | (kind == ENDS))
+        ending = torch.where(rearrange(is_picture, "b -> b 1 1 1 1"), still.to(x0.dtype), x0[:, :, -unit:])
+        x0 = torch.cat([x0[:, :, :-unit], ending], 2)
+    mask = repeat(mask.float(), "b g -> b (g unit)", unit=unit)
+    given_latents = x0 * rearrange(mask, "b t -> b 1 t 1 1")
+    return replace(condition, frame_mask=mask, frame_latents=given_latents), x0
 
 
 def draw_times(

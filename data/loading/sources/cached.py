@@ -13,7 +13,7 @@ from core.config.yaml_files import read_recorded
 from core.distributed.ranks import World
 from core.run.folder import CONFIG
 from data.dataset.index import Dataset
-from data.latent.features.feature_reading import feature_shapes
+from data.latent.beside.beside_reading import feature_shapes, has_stills
 from data.latent.text_reading import has_text, read_texts, require_names, unused_captions
 from data.loading.loader import LatentLoader, Wanted
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
@@ -38,6 +38,10 @@ class StoredLatents:
         """Return the features that the batch brings."""
         return batch.features
 
+    def stills(self, batch: Batch) -> Tensor | None:
+        """Return the stills that the batch brings."""
+        return batch.stills
+
     def latent_grid(self, grid: Grid) -> Grid:
         """Return `grid`, which is that of latents."""
         return grid
@@ -60,6 +64,7 @@ class CachedLatents(StoredLatents):
             made_from=manifest.extra["made_from"],
             longest_text=manifest.extra.get("longest_text"),
             feature_shapes=feature_shapes(manifest),
+            has_stills=has_stills(manifest),
             frame_rates=tuple((fps, count) for fps, count in manifest.extra.get("frame_rates", ())),
         )
 

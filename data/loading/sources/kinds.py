@@ -49,6 +49,7 @@ class LatentFacts:
     longest_text: tokens of the longest caption; None where captions were not embedded.
     feature_shapes: (F, h, w, E) of a picture encoder's features of each bucket; () where there are none.
     picture_shapes: (3, F, H, W) of the pictures that batches bring in place of features; () for none.
+    has_stills: whether it gives the last pictures of clips as stills.
     frame_rates: (frames a second, samples) of clips, the most frequent first; () where that is not known.
     """
 
@@ -63,6 +64,7 @@ class LatentFacts:
     longest_text: int | None
     feature_shapes: tuple[Shape, ...] = ()
     picture_shapes: tuple[Shape, ...] = ()
+    has_stills: bool = False
     frame_rates: tuple[tuple[float, int], ...] = ()
 
     @property
@@ -162,6 +164,13 @@ class LatentSource(Protocol):
         """Return a picture encoder's features of a micro-batch on the device, (B, F, h, w, E).
 
         None where there are none.
+        """
+        ...
+
+    def stills(self, batch: Batch) -> Tensor | None:
+        """Return the last pictures of a micro-batch of clips as stills, (B, 1, C, 1, H, W) raw means.
+
+        None of pictures, and where they are not asked for.
         """
         ...
 

@@ -107,6 +107,7 @@ def _facts_of_all(facts: Sequence[LatentFacts], mix: Sequence[float]) -> LatentF
         feature_shapes=tuple(shape for each in facts for shape in each.feature_shapes)
         if all(each.feature_shapes for each in facts)
         else (),
+        has_stills=all(each.has_stills for each in facts),
         frame_rates=_all_rates(facts),
     )
 

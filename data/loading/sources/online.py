@@ -27,6 +27,7 @@ from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
 from data.latent.assembly import rates_of_clips, used_buckets
+from data.latent.beside.views import standing_still
 from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
 from data.latent.reading import TORCH_DTYPES
@@ -71,7 +72,7 @@ class OnlineLatents:
 
     Rows, buckets and order are those of the cache.  captions: embeds the samples' text; None leaves it out.
     run: the run's folder, which gets the quarantine list.  made_with: what `encoded_with` tells.
-    pictures: makes features of the pixels; None makes none.
+    pictures: makes features of the pixels; None makes none.  stills: whether to make stills of last pictures.
     """
 
     gives_latents = False
@@ -87,8 +88,9 @@ class OnlineLatents:
         run: Path,
         made_with: Mapping[str, str],
         pictures: PatchFeatures | None = None,
+        stills: bool = False,
     ) -> None:
-        self._pictures = pictures
+        self._pictures, self._stills = pictures, stills
         self._raw, self._encoder, self._captions, self._config = raw, encoder, captions, config
         self._run, self._made_with, self._device = run, made_with, torch.device("cpu")
         self._dtype = TORCH_DTYPES[np.dtype(config.dtype).itemsize]
@@ -142,6 +144,7 @@ class OnlineLatents:
             made_from=made_from,
             longest_text=self._captions.tokens if self._captions else None,
             feature_shapes=tuple(feature_shapes),
+            has_stills=True,
             frame_rates=tuple((fps, int(count)) for fps, count in rates),
         )
 
@@ -167,6 +170,13 @@ class OnlineLatents:
         shape = self.facts.feature_shapes[self.facts.batch_shapes.index(tuple(batch.x.shape[1:]))]
         with torch.no_grad():
             return self._pictures.features_there(in_numbers(batch.x), shape).to(torch.float16)
+
+    def stills(self, batch: Batch) -> Tensor | None:
+        """Return what a cache would hold of the last pictures of a batch of clips."""
+        shape = self.facts.shapes[self.facts.batch_shapes.index(tuple(batch.x.shape[1:]))]
+        if not self._stills or shape[2] == 1:
+            return None
+        return self.moments(standing_still(in_numbers(batch.x)))[:, :1, :, -1:]
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
         """Return the kept statistics, else measure samples, shared among the ranks (collective: all ranks).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -129,6 +130,37 @@ def test_patterns_take_their_shares_and_groups_are_given_whole() -> None:
     assert found[1, 0, 0, 1] == pytest.approx(0.375, abs=0.03)
     kinds, _ = patterns(GivenConfig(first=0, random=1), unit=2)
     assert kinds == [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]]  # never all
+
+
+@pytest.mark.parametrize("unit", [0, 2])
+def test_a_last_frame_given_alone_is_the_still_and_draws_stay(unit: int) -> None:
+    given = GivenConfig(first=1, last=1, ends=1, every=1, n=3, random=1)
+    config, x0 = ObjectiveConfig(given=given, given_frames=0.9), data(2000)
+    objective = Objective(config, frame_condition=True, frames_per_level=unit)
+    still = torch.full((2000, SHAPE[0], 1, *SHAPE[2:]), 7.0)
+    plain, found = (objective.noised(x0, Condition(), draws(2000), s) for s in (None, still))
+    before, after = plain.condition.frame_latents, found.condition.frame_latents
+    mask = found.condition.frame_mask
+    assert before is not None
+    assert after is not None
+    assert mask is not None
+    assert torch.equal(mask, plain.condition.frame_mask)  # type: ignore[arg-type]
+    assert torch.equal(found.time, plain.time)
+    size = unit or 1
+    is_still = (after[:, :, -size:] == 7).all(1).all(1).all(1).all(1)
+    alone = (mask[:, -1] > 0) & (mask[:, -1 - size] == 0)
+    assert not bool((is_still & ~alone).any())
+    assert 0 < int(is_still.sum()) < int(alone.sum())  # `every` and `random` give the clip's own
+    assert torch.equal(after[:, :, :-size], before[:, :, :-size])
+    assert torch.equal(after[~is_still], before[~is_still])
+    assert torch.equal(found.x0[is_still][:, :, -size:], after[is_still][:, :, -size:])
+    only = Objective(
+        replace(config, given=GivenConfig(first=0, ends=1), given_frames=1), frame_condition=True
+    )
+    ended = only.noised(x0, Condition(), draws(2000), still).condition.frame_latents
+    assert ended is not None
+    assert bool((ended[:, :, -1] == 7).all())
+    assert torch.equal(ended[:, :, 0], x0[:, :, 0])
 
 
 def test_rows_of_a_grid_in_which_groups_lag() -> None:

@@ -115,7 +115,7 @@ def test_stock_webdataset_reads_text_too(cache: Dataset) -> None:
 
 
 def test_the_sidecar_can_be_made_again_from_the_parts(cache: Dataset) -> None:
-    flips, texts, _ = views_from_parts(cache.folder, cache.manifest.shards, np.asarray(cache.index))
+    flips, texts = views_from_parts(cache.folder, cache.manifest.shards, np.asarray(cache.index))
     assert flips is None
     assert texts is not None
     assert (texts == np.load(cache.folder / "text.npy")).all()

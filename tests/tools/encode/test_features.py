@@ -18,7 +18,7 @@ from core.errors import UserError, WorkError
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig
 from data.dataset.index import Dataset
-from data.latent.features.feature_reading import FeatureReader
+from data.latent.beside.beside_reading import Beside, BesideReader
 from data.latent.reading import LatentReader, reader_of
 from data.loading.loader import LatentLoader
 from data.loading.sources.pictured import PicturedLatents, Pictures
@@ -75,11 +75,15 @@ def test_every_view_of_every_sample_has_its_own_features(made: tuple[Dataset, en
     origin = cache.manifest.extra["made_from"]["pictures"]
     assert (origin["class"], origin["width"], origin["patch"]) == ("Dinov2Model", 8, 8)
     latents = reader_of(cache, verify=True)
-    reader = FeatureReader(cache.folder, cache.manifest, latents.parts, verify=True)
+    reader = BesideReader(
+        cache.folder, cache.manifest, latents.parts, Beside.features(cache.manifest), verify=True
+    )
     for row in range(len(raw)):
         for flip in (False, True):
             rows = np.array([row])
-            found = reader.gather(rows, latents.entries(rows), flipped=np.array([flip]))[0]
+            gathered = reader.gather(rows, latents.entries(rows), flipped=np.array([flip]))
+            assert gathered is not None
+            found = gathered[0]
             if row == BAD:
                 assert not found.any()
             else:
@@ -146,7 +150,9 @@ def test_damage_is_named(made: tuple[Dataset, encode.Config], tmp_path: Path) ->
         file.write(b"\x01\x02")
     cache = Dataset(copy)
     latents = LatentReader(cache.folder, cache.manifest, cache.index)
-    reader = FeatureReader(cache.folder, cache.manifest, latents.parts, verify=True)
+    reader = BesideReader(
+        cache.folder, cache.manifest, latents.parts, Beside.features(cache.manifest), verify=True
+    )
     rows = np.array([0, 1])
     with pytest.raises(WorkError, match=r"damaged: the features of sample 0 is not what crc.npy"):
         reader.gather(rows, latents.entries(rows))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from core.config.loading import load
 from core.diffusion.sampling import SamplerConfig
@@ -86,10 +87,13 @@ def test_a_clip_begins_with_its_picture(run: Path, tmp_path: Path, capfd: pytest
 
 def test_a_clip_goes_on_from_another_and_ends_with_a_picture(run: Path, tmp_path: Path) -> None:
     start = TaskConfig(given=film(tmp_path / "start.mkv", 5), given_last=picture(tmp_path / "last.png"))
-    one, other = make(run, "continued", start, frames=FRAMES)
-    free = make(run, "free", frames=FRAMES)
-    assert np.abs(one[:5].astype(int) - other[:5]).max() <= 1
-    assert np.abs(one[5:].astype(int) - other[5:]).max() <= 1  # the last latent frame is four of these
+    size: dict[str, Any] = {"frames": FRAMES + 4, "height": SIZE, "width": SIZE}
+    latents = FilesConfig(kind="ffv1", latents=True)
+    one, _ = make(run, "continued", start, files=latents, **size)
+    free = make(run, "free", **size)
+    found = [load_file(run.parent / "continued" / f"{n:06d}.safetensors")["latents"] for n in (0, 1)]
+    apart = (found[0] - found[1]).abs().amax((0, 2, 3)).tolist()  # by latent frame, the last one a picture's
+    assert max(apart[0], apart[1], apart[3]) < 1e-4 < apart[2]
     assert np.abs(one.astype(int) - free[0]).max() > 10
 
 

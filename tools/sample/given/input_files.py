@@ -34,6 +34,14 @@ def read_frames(path: str, field: str, height: int, width: int) -> NDArray[np.ui
     return frames
 
 
+def is_picture(path: str, field: str) -> bool:
+    """Return whether a file is a picture, and not a film; UserError, of the field, for neither."""
+    try:
+        return suffix_of(read_bytes(Path(path), LARGEST_FILE)) in IMAGE_FORMATS
+    except (MediaError, OSError) as error:
+        raise UserError(field, path, f"a picture or film that can be read ({error})") from None
+
+
 def read_mask(path: str, height: int, width: int, factor: int) -> NDArray[np.bool_]:
     """Return where latents (H', W') are made: where any pixel of theirs is white.  factor: pixels a latent.
 

@@ -8,38 +8,28 @@ projection of the estimated data (`core.diffusion.tasks`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.config.yaml_files import read_recorded
 from core.diffusion.frames.lagging import require_frame_steps
-from core.diffusion.frames.training_levels import GivenConfig
 from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.kinds import KINDS
 from core.diffusion.tasks.windows import Windows
-from core.errors import UserError, below, renamed
-from core.run.folder import CONFIG
+from core.errors import UserError, renamed
 from data.latent.normalising import Normaliser
 from data.media.images import to_tensor
 from models.autoencoder.interface import AnyAutoencoder
 from models.denoisers.network import DenoiserConfig
 from tools.runs.loaded_run import LoadedRun
 from tools.sample.given.config import TaskConfig
-from tools.sample.given.input_files import read_frames, read_mask
-
-Pattern = Literal["first", "last", "ends", "every"]
-PLACES: dict[Pattern, str] = {
-    "first": "at the start",
-    "last": "at the end",
-    "ends": "at both ends",
-    "every": "at every n-th place",
-}
+from tools.sample.given.given_places import PLACES, learned, learned_stills, pattern_of
+from tools.sample.given.input_files import is_picture, read_frames, read_mask
 
 
 @dataclass(frozen=True)
@@ -53,6 +43,20 @@ class Known:
     latents: Tensor
     frames: Tensor | None = None
     kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the files of a task hold, of the samples' size.
+
+    frames: (T, H, W, 3).  places: (T',) latent frames that are given of these.  cells: (H', W') latents that
+    are made.  picture: (1, H, W, 3) that samples end with.
+    """
+
+    frames: NDArray[np.uint8]
+    places: NDArray[np.bool_] | None = None
+    cells: NDArray[np.bool_] | None = None
+    picture: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,19 @@ class Keeper:
                 how = f"they are kept by {task.keep} guidance"
                 return [f"the run was not trained with frames given {where}: {how}"]
             unused = f"task.keep={task.keep} has no effect"
-            return [f"{unused}: the run was trained with frames given {where}"] * (task.keep != "replacement")
+            found = [f"{unused}: the run was trained with frames given {where}"]
+            return found * (task.keep != "replacement") + self._unlike_training(task)
         return [f"what the mask leaves black is kept by {task.keep} guidance"] if task.mask else []
+
+    def _unlike_training(self, task: TaskConfig) -> list[str]:
+        """Say where what samples end with moves and did not in training, or the other way round."""
+        if not task.given_last or learned_stills(self.source) == is_picture(task.given_last, "given_last"):
+            return []
+        if learned_stills(self.source):
+            was, now = "pictures that stand still", "a film, so a single latent frame of it moves"
+        else:
+            was, now = "frames of clips, which move", "a picture that stands still"
+        return [f"the run was trained with the last frames given of {was} (data.stills); this is {now}"]
 
     def check(self, task: TaskConfig, sampler: SamplerConfig, pixels: tuple[int, int, int]) -> None:
         """Refuse files that do not fit samples of (T, H, W) pixels, and solvers that cannot keep to them."""
@@ -121,24 +136,24 @@ class Keeper:
         found = self._read(task, pixels)
         if found is None:
             return None
-        frames, places, cells = found
-        latents = self._encode(frames)
+        latents, places = self._encode(found.frames), found.places
         if places is None:
+            cells = found.cells
             kept = None if cells is None else torch.from_numpy(~cells).float()[None, None]
             kept = None if kept is None else kept.expand(1, *latents.shape[1:]).contiguous()
             return Known(latents, kept=None if kept is None else kept.to(self.device))
+        if found.picture is not None:
+            unit = self.network.frames_per_level or 1
+            latents[:, -unit:] = self._encode(np.repeat(found.picture, pixels[0], 0))[:, -1:]
+            places[-unit:] = True
         there = torch.from_numpy(places).float().to(self.device)
         latents = latents * there[None, :, None, None]
         if self.is_condition(task):
             return Known(latents, frames=there)
         return Known(latents, kept=there[None, :, None, None].expand(1, *latents.shape[1:]).contiguous())
 
-    def _read(
-        self, task: TaskConfig, pixels: tuple[int, int, int]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None, NDArray[np.bool_] | None] | None:
-        """Read frames (T, H, W, 3); with these the latent frames (T') that are given, or the latents (H', W')
-        that are made.
-        """
+    def _read(self, task: TaskConfig, pixels: tuple[int, int, int]) -> _Found | None:
+        """Read the files of a task; None where it names none."""
         total, height, width = pixels
         latent_frames = self.autoencoder.latent_shape(pixels)[0]
         if task.image:
@@ -146,25 +161,28 @@ class Keeper:
             if len(frames) != total:
                 raise UserError("image", task.image, f"{total} frames, as the samples; it has {len(frames)}")
             factor = self.autoencoder.spatial_compression
-            return frames, None, read_mask(task.mask, height, width, factor) if task.mask else None
+            cells = read_mask(task.mask, height, width, factor) if task.mask else None
+            return _Found(frames, cells=cells)
         if not (task.given or task.given_last):
             return None
         if total == 1:
             raise UserError("frames", 1, "more than 1 with given frames, which a clip goes on from")
         places = np.zeros(latent_frames, bool)
-        clip: NDArray[np.uint8] | None = None
+        clip, picture = np.zeros((0, height, width, 3), np.uint8), None
         if task.given:
             first = read_frames(task.given, "given", height, width)
             clip, places = self._given_first(task, first, pixels, places)
         if task.given_last:
             last = read_frames(task.given_last, "given_last", height, width)
-            rest = total if clip is None else total - len(clip)
-            places[-self._last_places(task, len(last), rest, pixels) :] = True
-            still = np.repeat(last[:1], rest - len(last), 0)  # of a picture all of the rest
-            clip = np.concatenate([*(() if clip is None else (clip,)), still, last])
-        assert clip is not None
+            if len(last) == 1:
+                picture = last
+                self._require_room(task, places)
+            else:
+                rest = total - len(clip)
+                places[-self._last_places(task, len(last), rest, pixels) :] = True
+                clip = np.concatenate([clip, np.repeat(last[:1], rest - len(last), 0), last])
         self._require_whole_levels(task, places)
-        return self._padded(clip, total), places, None
+        return _Found(self._padded(clip, picture, total), places, picture=picture)
 
     def _given_first(
         self,
@@ -191,13 +209,15 @@ class Keeper:
             raise UserError("given", task.given, f"fewer frames: its {len(frames)} leave nothing to be made")
         return frames, places
 
-    def _last_places(self, task: TaskConfig, many: int, rest: int, pixels: tuple[int, int, int]) -> int:
-        """Return how many latent frames the last pictures fill.  rest: frames not given at the start.
+    def _require_room(self, task: TaskConfig, places: NDArray[np.bool_]) -> None:
+        """Refuse a last picture where frames given first, or it alone, leave nothing to be made."""
+        unit = self.network.frames_per_level or 1
+        if places[-unit:].any() or places.sum() + unit >= len(places):
+            expected = f"more frames: of {len(places)} latent frames the given ones leave none to be made"
+            raise UserError("given_last", task.given_last, expected)
 
-        A picture stands for a level's worth of frames, in which nothing moves.
-        """
-        if many == 1:
-            return self.network.frames_per_level or 1
+    def _last_places(self, task: TaskConfig, many: int, rest: int, pixels: tuple[int, int, int]) -> int:
+        """Return how many latent frames the last frames fill.  rest: frames not given at the start."""
         total, height, width = pixels
         whole, _, _ = self.autoencoder.latent_shape(pixels)
         try:
@@ -216,39 +236,15 @@ class Keeper:
             expected = f"multiples of {unit} latent frames, which share a level of noise in this network"
             raise UserError("given", task.given, expected)
 
-    def _padded(self, clip: NDArray[np.uint8], total: int) -> NDArray[np.uint8]:
-        """Return a clip of `total` frames: the last one repeated, which no given latent sees."""
-        return np.concatenate([clip, np.repeat(clip[-1:], total - len(clip), 0)])
+    def _padded(
+        self, clip: NDArray[np.uint8], picture: NDArray[np.uint8] | None, total: int
+    ) -> NDArray[np.uint8]:
+        """Return a clip of `total` frames: the last one repeated, or a picture."""
+        still = clip[-1:] if len(clip) or picture is None else picture
+        return np.concatenate([clip, np.repeat(still, total - len(clip), 0)])
 
     @torch.no_grad()
     def _encode(self, frames: NDArray[np.uint8]) -> Tensor:
         """Return the posterior's mean of a clip (T, H, W, 3), normalised: (C, T', H', W')."""
         moments = self.autoencoder.encode(to_tensor(frames)[None].to(self.device))
         return self.normaliser.apply(moments[:, 0])[0]
-
-
-def pattern_of(task: TaskConfig) -> Pattern | None:
-    """Return where frames are given, None for none."""
-    if task.given_every:
-        return "every"
-    if task.given:
-        return "ends" if task.given_last else "first"
-    return "last" if task.given_last else None
-
-
-def learned(source: Path, network: DenoiserConfig, pattern: Pattern, task: TaskConfig) -> bool:
-    """Return whether a run was trained with frames given in such places, as its config says."""
-    if not (network.frame_condition or network.frames_per_level):
-        return False
-    recorded: Any = read_recorded(source / CONFIG).get("objective") or {}
-    if network.frames_per_level and recorded.get("frame_times") == "independent":
-        return True
-    if network.frames_per_level and recorded.get("frame_times") == "prefix":
-        return pattern == "first"
-    if recorded.get("given_frames", 0.5) == 0:
-        return False
-    with below(f"{source / CONFIG}: objective.given"):
-        given = replace(GivenConfig(), **(recorded.get("given") or {}))
-    if given.random:
-        return True
-    return bool(getattr(given, pattern)) and (pattern != "every" or given.n == task.given_every)

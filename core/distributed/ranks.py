@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -155,12 +155,7 @@ def broadcast_object(value: Any, group: Group = None) -> Any:
 
     It waits for rank 0 as long as that works, and so do all functions below.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    waiting.meet(group)
-    box = [value]
-    dist.broadcast_object_list(box, src=0, group=group)
-    return box[0]
+    return waiting.exchange(value if is_first() else None, lambda values: values[0], group)
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
@@ -198,12 +193,13 @@ def _outcome(work: Callable[[], Any]) -> tuple[Any, Failure | None]:
 
 def gather_objects(value: Any, group: Group = None) -> list[Any]:
     """Gather every rank's small, plain `value` on every rank, in rank order (collective: all ranks)."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [value]
-    waiting.meet(group)
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=group)
-    return values
+    gathered: list[Any] = waiting.exchange([value], joined, group)
+    return gathered
+
+
+def joined(lists: Sequence[list[Any]]) -> list[Any]:
+    """Return one list of the values of several, for `waiting.exchange`."""
+    return [value for values in lists for value in values]
 
 
 class PendingSum:

@@ -15,18 +15,18 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
+from core.distributed import tree
 from core.errors import PeerLost
 
 PERIOD_S = 5.0  # between two signs of life
 LEAST_PATIENCE_S = 30.0  # a thread may have to wait so long for a processor, or for the interpreter
 LOOK_S = 1.0  # between two looks at the others
-_NEVER = timedelta(days=3650)
 
 _life: Life | None = None
 
@@ -116,20 +116,34 @@ def meet(group: Any = None) -> None:
     group: of all ranks on CPUs; a thread beside the main one needs its own.
     PeerLost, or what the backend raises, where a rank has died or stopped.
     """
+    exchange(None, lambda values: None, group)
+
+
+def exchange(
+    value: Any, combine: Callable[[Sequence[Any]], Any], group: Any = None, *, to_all: bool = True
+) -> Any:
+    """Return what `combine` makes of every rank's small, plain `value`, as `tree.exchange` does, while all of
+    them live (collective: all ranks).
+
+    group, and what is raised: as of `meet`.
+    """
     from torch.distributed import distributed_c10d as c10d
 
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
+        return combine([value])
     if _life is None:  # the group was made elsewhere
         begin(LEAST_PATIENCE_S)
     assert _life is not None
-    options = c10d.BarrierOptions()
-    options.timeout, options.device, options.asyncOp = _NEVER, torch.device("cpu"), True
-    work: Any = (group or _life.group or c10d._get_default_group()).barrier(opts=options)
+    place = group or _life.group or c10d._get_default_group()
+    # In a thread: a wait for gloo's messages that ends early, to look at the others, breaks the whole group.
+    thread = ThreadPoolExecutor(1, "exchange")
+    work = thread.submit(tree.exchange, value, combine, place, to_all=to_all)
+    thread.shutdown(wait=False)
     silence: Silence | None = None
-    while not _has_ended(work):
+    while not wait([work], LOOK_S).done:
         silence = silence or Silence(_life)
         silence.require_signs()
+    return work.result()
 
 
 def arrive(place: str) -> None:
@@ -160,17 +174,6 @@ def store() -> Any:
     from torch.distributed import distributed_c10d as c10d
 
     return c10d._get_default_store()
-
-
-def _has_ended(work: Any) -> bool:
-    """Return whether the work has ended within LOOK_S; raise its failure."""
-    try:
-        work.wait(timedelta(seconds=LOOK_S))
-    except RuntimeError:
-        if not work.is_completed():
-            return False
-        work.wait()  # raises its failure, if that is how it ended
-    return True
 
 
 def _arrival(place: str, what: str) -> str:

@@ -21,6 +21,7 @@ from core.checkpoint import format
 from core.checkpoint.format import FileRecord
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.tensor_file import write_tensors
+from core.distributed.tree import links
 from core.engine.sharded_muon import MatrixExchange
 from core.engine.shards import Cut, Shard
 from core.files import sealed, write_json
@@ -38,6 +39,7 @@ LOOKED_AT = 9  # ranks, spread from the first to the last
 NETWORK = "DiT-XL/2"
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema-0.9999")
 MOST_ORDER_MS = 0.5
+MOST_RECEIVED = 4_096  # bytes
 HASH = "0" * 64
 
 
@@ -64,7 +66,7 @@ def _row(config: Config, folder: Path, size: int) -> Row:
             for name in ("order_ms", *(f"order_ms_of_{kind}" for kind in OTHER_SHARDS))
         ),
         Floor("files_opened, with as many ranks as wrote", unchanged, 1, at_most=True),
-        Floor("received_bytes of a save, but by rank 0", received, 64, at_most=True),
+        Floor("received_bytes of a save, the mean of all but rank 0", received, MOST_RECEIVED, at_most=True),
     ]
     return row
 
@@ -158,8 +160,7 @@ def _checkpoint(folder: Path, size: int, looked_at: Sequence[int]) -> dict[str, 
         "files_opened_by_half_as_many": max(
             _opened(folder, _cuts(network, half), r * half // size) for r in looked_at
         ),
-        "received_bytes": 8.0,  # the least rank with a problem
-        "received_bytes_of_rank_0": float(size * _sent_bytes(of_rank)),
+        **_received(size, of_rank),
         "manifest_bytes": float((folder / format.MANIFEST).stat().st_size),
         "manifest_write_ms": publish,
         "manifest_read_ms": min(_cpu_ms(lambda: CheckpointReader(folder)) for _ in range(3)),
@@ -180,6 +181,29 @@ def _cuts(network: torch.nn.Module, size: int) -> list[Cut]:
     """Return how ZeRO-3 cuts a network's parameters over so many ranks."""
     shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
     return [Cut(name, shape, 0, 0, -(-math.prod(shape) // size)) for name, shape in shapes.items()]
+
+
+def _received(size: int, receipt: Any) -> dict[str, float]:
+    """Count what a save's receipts bring to ranks that pass them on to rank 0, and with whom these talk."""
+    places = [links(rank, size) for rank in range(size)]
+    sent = [1] * size  # receipts, its own included
+    for rank in sorted(range(1, size), key=lambda rank: rank & -rank):  # children come before their parents
+        sent[places[rank].parent or 0] += sent[rank]
+    one = _sent_bytes([receipt])
+    return {
+        "received_bytes": one * (sum(sent[1:]) - (size - 1)) / max(1, size - 1),
+        "received_bytes_of_rank_0": float(one * (size - 1)),
+        "talks_with": float(max(1 + len(p.below) + len(p.above) for p in places[1:] or places)),
+        "hops_of_a_receipt": float(max(_hops(rank, size) for rank in range(size))),
+    }
+
+
+def _hops(rank: int, size: int) -> int:
+    """Return how many ranks pass on what this one sends to rank 0, that included."""
+    parent, hops = links(rank, size).parent, 0
+    while parent is not None:
+        parent, hops = links(parent, size).parent, hops + 1
+    return hops
 
 
 def _sent_bytes(value: Any) -> int:

@@ -13,10 +13,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("core", "data", "models", "tools", "launch")
-# Each brings an object of every rank to every rank (or to the first); `wait`, `check` and `multi_get` are the
-# store's. What goes from one rank to the others (`broadcast_object`, `on_first_rank`) does not grow.
-TO_ALL = {"gather_objects", "on_every_rank", "all_gather_object"}
-TO_FIRST = {"gather_to_first", "gather_object"}
+# Each brings an object of every rank to every rank (or to the first, and of its part of the tree to those
+# between); `wait`, `check` and `multi_get` are the store's. What goes from one rank to the others
+# (`broadcast_object`, `on_first_rank`, `first_problem`) does not grow. Torch's own exchanges of objects,
+# which connect ranks with many others, are called nowhere.
+TO_ALL = {"gather_objects", "on_every_rank"}
+TO_FIRST = {"gather_to_first"}
+TORCHS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
 AT_STORE = {"wait", "check", "multi_get"}
 
 # What one rank receives of N ranks, and when.
@@ -24,9 +27,7 @@ EXCHANGES = {
     (
         "core/checkpoint/writer.py",
         "gather_to_first",
-    ): "a save, rank 0: N receipts of 3 names and hashes, 0.5 kB",
-    ("core/distributed/outcomes.py", "gather_object"): "carries out gather_to_first",
-    ("core/distributed/ranks.py", "all_gather_object"): "carries out gather_objects",
+    ): "a save, rank 0: N receipts of 3 names and hashes, 0.5 kB; others log2(N) / 2 on the mean",
     ("core/distributed/ranks.py", "gather_objects"): "carries out on_every_rank",
     ("core/engine/whole.py", "gather_objects"): "tests alone (full_state): tables of N ranks",
     ("core/faults/nonfinite.py", "gather_objects"): "a skipped step: N x at most 64 samples, 4 kB",
@@ -71,6 +72,7 @@ def calls(names: set[str]) -> Iterator[tuple[str, str, ast.Call]]:
 
 def test_every_exchange_of_objects_is_listed() -> None:
     assert {(path, name) for path, name, _ in calls(TO_ALL | TO_FIRST)} == set(EXCHANGES)
+    assert list(calls(TORCHS)) == []
 
 
 def test_every_wait_at_the_store_is_listed() -> None:

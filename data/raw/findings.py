@@ -20,6 +20,7 @@ from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import FOUND
 from data.raw.annotations.listings import LISTINGS, listing_roles
 from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like, may_fill
+from data.raw.annotations.split_names import split_in
 from data.raw.annotations.text_encoding import encoding_of, is_text
 from data.raw.rules import SourceRules
 
@@ -149,10 +150,15 @@ class Findings:
             self.unread[name] = Unread(f"the file {name}", f"unpacking {name}", {*MAY_MISS})
         elif name.lower().endswith(ARCHIVES):
             self.ignored["archive, not opened (unpack it to read it)"] += 1
-        elif roles:
+        elif roles or (suffix in LISTINGS and split_in(path.stem)):
             self.unread[name] = Unread(f"the file {name}", WAYS.get(suffix, A_TABLE), roles)
         else:
             self.ignored[suffix or "without suffix"] += 1
+
+    def add_listing(self, name: str, begins: bytes, way: str) -> None:
+        """Note a table without a usable header if its first bytes name pictures and say more of them."""
+        if roles := listing_roles(begins):
+            self.unread[name] = Unread(f"the file {name}", way, roles)
 
     def add_apart(self, what: str, count: int, begins: bytes) -> None:
         """Note files that are called as pictures of other folders are. begins: the first bytes of one."""

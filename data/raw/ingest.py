@@ -20,10 +20,12 @@ from data.media.formats import READ_SUFFIXES
 from data.raw.annotations.captions import carrier
 from data.raw.annotations.labels import Pair, numbering
 from data.raw.annotations.several import STORED
+from data.raw.annotations.split_names import SPLITS, split_in
 from data.raw.findings import Findings, coverage, found_text
 from data.raw.item import Item
 from data.raw.item_store import ItemStore
 from data.raw.layouts.kinds import LAYOUTS
+from data.raw.layouts.splits import require_splits
 from data.raw.layouts.tree import Tree, beginning
 from data.raw.rules import SourceRules
 from data.raw.tables.kinds import GIVEN
@@ -69,6 +71,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
     for name in tree.left:
         findings.add_file(name, partial(beginning, tree, name))
     findings.raise_errors()
+    require_splits(tree)
     if not len(items):
         accepted = " ".join(sorted(READ_SUFFIXES))
         found = found_text(findings.ignored) or "nothing"
@@ -81,7 +84,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         )
     labels, classes = numbering(counts.pairs)
     items.relabel(labels)
-    findings.said += _alike_but_for_case(classes)
+    findings.said += [*_alike_but_for_case(classes), *_called_as_splits(classes)]
     labelled = sum(n for pair, n in counts.times.items() if labels(*pair)[0] >= 0)
     findings.require_roles(rules, counts.texts, labelled)
     return Listing(
@@ -103,6 +106,17 @@ def _alike_but_for_case(classes: Sequence[str]) -> list[str]:
     alike = [f"{' and '.join(names)}" for names in named.values() if len(names) > 1]
     shown = f"{', '.join(alike[:3])}{' ...' if len(alike) > 3 else ''}"
     return [f"warning: classes that differ in case alone stay apart: {shown}"] if alike else []
+
+
+def _called_as_splits(classes: Sequence[str]) -> list[str]:
+    """Say which classes are called as splits are, if two or more: test data may be among them."""
+    called = [name for name in classes if split_in(name)]
+    if len({split_in(name).lower() for name in called}) < 2:
+        return []
+    return [
+        f"warning: the classes {', '.join(called)} are called as splits are; splits are a first level of "
+        f"nothing but {', '.join(SPLITS)}; give one folder as the source to pack it alone"
+    ]
 
 
 def _note_apart(tree: Tree, items: Iterable[Item]) -> None:

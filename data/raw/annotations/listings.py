@@ -21,11 +21,11 @@ def listing_roles(begins: bytes) -> set[MayMiss]:
     """Return the roles that a file may fill by its first bytes: it names pictures, and says more of them.
 
     In JSON the keys decide (`{"labels": [["0.png", 3], ...]}`); one such as `caption` does so without names
-    of pictures. Elsewhere most lines must name a picture; words beside it may be a caption, a number alone a
-    label. A list of nothing but names fills none.
+    of pictures. Elsewhere most lines, remarks (`#`) apart, must name a picture; words beside it may be a
+    caption, a number alone a label. A list of nothing but names fills none.
     """
     text = begins.decode(encoding_of(begins), errors="replace")
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     named = [_NAMED.sub(" ", line) for line in lines if _NAMED.search(line)]
     keys = _KEY.findall(text)
     if named and keys:

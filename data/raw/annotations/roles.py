@@ -143,7 +143,8 @@ def looks_like(role: MayMiss, name: str, values: Iterable[Any] = ()) -> bool:
     """Return whether an unread column may fill the missing role, by its name or by the sentences in it."""
     if role == "label":
         return bool(_LIKE_LABEL.search(name.casefold()))
-    if _LIKE_TEXT.search(name.casefold()):
+    values = list(values)
+    if any(_LIKE_TEXT.search(key.casefold()) for key in (name, *_keys_in(values))):
         return True
     filled = [texts for value in values if (texts := _texts_in(value))]
     several = sum(any(_has_words(text) for text in texts) for texts in filled)
@@ -153,6 +154,11 @@ def looks_like(role: MayMiss, name: str, values: Iterable[Any] = ()) -> bool:
 def _has_words(text: str) -> bool:
     """Return whether a text has two words with letters, which a date has not."""
     return sum(any(map(str.isalpha, word)) for word in text.split()) > 1
+
+
+def _keys_in(values: Iterable[Any]) -> set[str]:
+    """Return the names of the fields of values that are objects."""
+    return {str(key) for value in values if isinstance(value, Mapping) for key in value}
 
 
 def _texts_in(value: Any, depth: int = 3) -> list[str]:

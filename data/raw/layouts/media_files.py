@@ -13,7 +13,7 @@ from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
 from data.raw.annotations.captions import carrier, combined, reads
 from data.raw.item import Item
-from data.raw.layouts.kohya import repeats
+from data.raw.layouts.kohya import folder_of, repeats
 from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree, beginning, file_item
 
 Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
@@ -40,7 +40,7 @@ def read(tree: Tree) -> Iterable[Item]:
         annotation = _annotation(tree, files)
         tree.note(annotation)
         more = {}
-        if folder := kohya.get(PurePosixPath(name).parts[0]):
+        if folder := kohya.get(folder_of(name)):
             more["repeats"] = folder[0]
         if annotation.class_name == "" and annotation.label < 0:
             found = (folder[1] if tree.rules.classes else "") if folder else tree.class_of(name)

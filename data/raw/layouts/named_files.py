@@ -7,26 +7,26 @@ and FastVideo, musubi's JSON lines, LTX's `dataset.json`, finetrainers' `prompts
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
 
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.annotations.roles import JSON, SPLIT, is_nothing, plain, require_columns, role_of
+from data.raw.annotations.roles import JSON, SPLIT, plain, require_columns, role_of
 from data.raw.annotations.several import is_about_captions, is_caption_key
+from data.raw.annotations.split_names import is_split
 from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
 from data.raw.layouts.located import located
-from data.raw.layouts.splits import chosen, is_split
+from data.raw.layouts.nameless import HEADER, note_nameless
+from data.raw.layouts.split_tables import left_out
+from data.raw.layouts.splits import chosen
 from data.raw.layouts.tar_per_class import classes_by_name, not_taken
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS, open_table
 from data.raw.tables.row_annotation import annotation_of
 from data.raw.tables.rows import Embedded, Row, Table
-
-HEADER = "path,text (or path,label)"  # what a table without names of columns lacks
 
 
 def read(tree: Tree) -> Iterable[Item]:
@@ -37,19 +37,32 @@ def read(tree: Tree) -> Iterable[Item]:
     media = {str(PurePosixPath(n).with_suffix("")) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)}
     words = classes_by_name([name for name in tree.left if name.lower().endswith(".parquet")])
     nameless: set[str] = set()
-    for name in list(tree.left):
-        suffix = PurePosixPath(name).suffix.lower()
-        beside = str(PurePosixPath(name).with_suffix("")) in media and suffix in (".json", ".txt")
-        if suffix not in READERS or (beside and not tree.given):
-            continue  # a file beside a picture of the same name describes that picture
+    names = [name for name in tree.left if _may_be_table(name, () if tree.given else media)]
+    others = left_out(tree, names)
+    for name in names:
+        if name not in tree.left:
+            continue  # a table before it took it, as `videos.txt` does `prompts.txt`
         with tree.findings.collecting():
             for item in _items(tree, name):
+                if name in others:
+                    tree.findings.ignored[f"row of split {others[name]}"] += 1
+                    continue
                 if name in words and item.column and not (item.refused or item.class_name or item.label >= 0):
                     nameless.add(name)
                     item = replace(item, class_name=words[name] if tree.rules.classes else "")
                 yield item
     if nameless and tree.rules.classes is None:
         tree.findings.said.append(not_taken("tables", (words[name] for name in nameless)))
+
+
+def _may_be_table(name: str, media: Collection[str]) -> bool:
+    """Return whether a file is read as a table: one beside a picture of the same name describes that picture.
+
+    media: names of pictures and films without suffix.
+    """
+    path = PurePosixPath(name)
+    suffix = path.suffix.lower()
+    return suffix in READERS and not (suffix in (".json", ".txt") and str(path.with_suffix("")) in media)
 
 
 def _items(tree: Tree, name: str) -> Iterator[Item]:
@@ -79,7 +92,7 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
         if tree.given or table.pictures or (with_path and not table.headless):
             raise  # it names or holds pictures, and passing over it would lose them or their texts
         tree.nameless.append(error)
-        _note_nameless(tree, table, name)
+        note_nameless(tree, table, name)
         tree.findings.ignored[PurePosixPath(name).suffix.lower()] += 1
         tree.take([name])
         return
@@ -98,33 +111,6 @@ def _note_columns(tree: Tree, table: Table, name: str) -> None:
         unread = role_of(column, tree.rules.columns) is None and not is_about_captions(column)
         if unread and plain(column) not in read:
             tree.findings.add_column(name, column, [fields.get(column) for fields in table.head])
-
-
-def _note_nameless(tree: Tree, table: Table, name: str) -> None:
-    """Note all columns of a table that has none for the path, or no header.
-
-    One that holds names of pictures, with or without suffix, makes the others captions or labels.
-    """
-    values = {column: [fields.get(column) for fields in table.head] for column in table.columns}
-    if table.headless:
-        values = {column: [column, *found] for column, found in values.items()}
-    about = _holds_names(tree, values)
-    way = f"a first line such as {HEADER} in {name}" if table.headless else ""
-    for column, found in values.items():
-        if column != about:
-            way = way or f"columns.path=NAME, the column of {name} with the files,"
-            tree.findings.add_column(name, column, found, way=way, is_about_pictures=bool(about))
-
-
-def _holds_names(tree: Tree, values: Mapping[str, Sequence[Any]]) -> str:
-    """Return the column most of whose values name pictures of the source, "" for none."""
-    media = [PurePosixPath(n) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)]
-    names = {name for path in media for name in (str(path), path.name, path.stem, str(path.with_suffix("")))}
-    for column, found in values.items():
-        given = [str(value).replace("\\", "/").removeprefix("./") for value in found if not is_nothing(value)]
-        if given and 2 * sum(value in names for value in given) > len(given):
-            return column
-    return ""
 
 
 def _named_by_key(table: Table) -> list[str]:
@@ -168,7 +154,7 @@ def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
         if item is not None:
             yield item
     if split:
-        chosen(splits, tree.rules, "rows")
+        chosen(tree, splits, "row")
         tree.findings.ignored.update({f"row of split {part}": count for part, count in left_out.items()})
     tree.take(named)
 

@@ -5,47 +5,47 @@ They are no classes, and test data must not train unseen: where there are severa
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from core.errors import UserError
+from core.progress import counted
 from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.split_names import SPLITS, is_split, split_in
 from data.raw.item import Item
-from data.raw.layouts.tree import Tree
-from data.raw.rules import SourceRules
+from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree
 from data.raw.tables.kinds import GIVEN
-
-SPLITS = ("train", "training", "val", "validation", "valid", "dev", "test", "testing")
-WRAPPER = "data"  # the one folder in which Hugging Face repositories keep their files
-_PART = re.compile(rf"({'|'.join(SPLITS)})([-_.]?\d+(-of-\d+)?)?([-_.][0-9a-f]{{16}})?", re.I)
 
 
 def read(tree: Tree) -> Iterable[Item]:
     """Leave the files of other splits out of the tree, counted; makes no samples."""
     if tree.given:
         return ()
-    depth = 1 if {PurePosixPath(name).parts[0] for name in tree.left} == {WRAPPER} else 0
+    content = [name for name in tree.left if name.lower().endswith((*MEDIA_SUFFIXES, ".tar", ".parquet"))]
+    depth = _depth(content)
     splits = {name: _split_of(name, depth) for name in tree.left}
-    content = [name for name in tree.left if _is_content(name)]
     if not content or not all(splits[name] for name in content):
         return ()
-    counts = Counter(splits[name] for name in content)
-    wanted = chosen(counts, tree.rules, "files")
+    wanted = chosen(tree, Counter(splits[name] for name in content), "file")
+    tree.findings.said.append(f"splits packed: {', '.join(wanted)}")
     tree.skip = depth + any(len(PurePosixPath(name).parts) > depth + 1 for name in content)
     for name, split in splits.items():
         if split and split not in wanted:
             tree.take([name])
             tree.left_out.add(name)
             tree.findings.ignored[f"of split {split}"] += 1
-    tree.findings.said.append(f"splits packed: {', '.join(wanted)}")
     return ()
 
 
-def chosen(counts: Counter[str], rules: SourceRules, unit: str) -> Sequence[str]:
-    """Choose the splits to pack; UserError unless it is clear which."""
-    shown = ", ".join(f"{name} ({count} {unit})" for name, count in sorted(counts.items()))
+def chosen(tree: Tree, counts: Counter[str], unit: str) -> Sequence[str]:
+    """Choose the splits to pack; UserError unless it is clear which.
+
+    counts: what each has, in `unit`s.
+    """
+    tree.has_splits = True
+    rules = tree.rules
+    shown = ", ".join(f"{name} ({counted(count, unit)})" for name, count in sorted(counts.items()))
     if unknown := [name for name in rules.splits if name not in counts]:
         raise UserError("split", "+".join(unknown), f"splits of the source: {shown}")
     if len(counts) > 1 and not rules.splits:
@@ -53,22 +53,37 @@ def chosen(counts: Counter[str], rules: SourceRules, unit: str) -> Sequence[str]
     return rules.splits or tuple(counts)
 
 
-def is_split(name: str) -> bool:
-    """Return whether a word names a split."""
-    return name.lower() in SPLITS
+def require_splits(tree: Tree) -> None:
+    """Raise UserError if splits are asked for and the source has none: all of it would be packed."""
+    if tree.rules.splits and not tree.has_splits:
+        raise UserError(
+            "split",
+            "+".join(tree.rules.splits),
+            f"'': the source has no splits, which are a first level of nothing but {', '.join(SPLITS)}, "
+            "tars or tables called so, or a column `split`",
+        )
+
+
+def _depth(content: Iterable[str]) -> int:
+    """Return how many folders lie around those of splits: one around all, or such as `images` and `videos`.
+
+    content: names of the files that can hold samples.
+    """
+    folders = [PurePosixPath(name).parts[:-1] for name in content]
+    depth = 0
+    while folders and all(len(parts) > depth for parts in folders):
+        level = {parts[depth] for parts in folders}
+        around = len(level) == 1 or all(name.lower() in KINDS_OF_MEDIA for name in level)
+        if not around or all(map(is_split, level)):
+            break
+        depth += 1
+    return depth
 
 
 def _split_of(name: str, depth: int) -> str:
     """Return the split named by the first level of a name, "" if it names none."""
-    parts = PurePosixPath(name).parts[depth:]
-    if len(parts) > 1:
-        return parts[0] if is_split(parts[0]) else ""
-    suffix = PurePosixPath(name).suffix.lower()
-    found = _PART.fullmatch(PurePosixPath(name).stem) if suffix in (".tar", *GIVEN) else None
-    return found.group(1) if found else ""
-
-
-def _is_content(name: str) -> bool:
-    """Return whether a file can hold samples; other files at the first level say nothing of splits."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in (*MEDIA_SUFFIXES, ".tar", ".parquet") or len(path.parts) > 1
+    if len(path.parts) > depth + 1:
+        folder = path.parts[depth]
+        return folder if is_split(folder) else ""
+    return split_in(path.stem) if path.suffix.lower() in (".tar", *GIVEN) else ""

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
+from data.raw.annotations.split_names import is_split
 from data.raw.item import printable
-from data.raw.layouts.splits import is_split
 
 MOST_SHOWN = 6  # names of tars in a line
 
@@ -43,4 +43,4 @@ def not_taken(kind: str, classes: Iterable[str]) -> str:
 
 def _word(tar: str) -> str:
     """Return the name of a tar without the number at its end, "" for a number alone."""
-    return printable(re.sub(r"[-_.]\d+$|^\d+$", "", PurePosixPath(tar).stem))
+    return printable(re.sub(r"([-_.]\d+)?[-_.]of[-_.]\d+$|[-_.]\d+$|^\d+$", "", PurePosixPath(tar).stem))

@@ -15,10 +15,11 @@ from core.progress import counted
 from data.dataset.tars import APART, Member, TarSample, read_member, samples
 from data.media.formats import media_names
 from data.raw.annotations.captions import carrier, read_tar_annotation, reads
+from data.raw.annotations.split_names import is_split
 from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
-from data.raw.layouts.splits import chosen, is_split
+from data.raw.layouts.splits import chosen
 from data.raw.layouts.tar_per_class import classes_by_name, fits, not_taken
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS
@@ -93,7 +94,7 @@ def _meaning(tree: Tree, names: list[str], classes: Mapping[str, str]) -> _Meani
         firsts, may_split = seconds, not tree.skip and all(map(is_split, seconds))
     if not may_split or not firsts:
         return _Meaning(whole, (), classes)
-    wanted = tuple(chosen(firsts, tree.rules, "samples"))
+    wanted = tuple(chosen(tree, firsts, "sample"))
     tree.findings.said.append(f"splits packed: {', '.join(wanted)}")
     return _Meaning(whole, wanted, classes)
 

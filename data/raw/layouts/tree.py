@@ -31,6 +31,7 @@ class Tree:
     packed.  skip: folders at the front of every name that are no classes: splits, and `images` around all.
     tables: names of the tables that name samples of the source.  nameless: why others name none.
     no_classes: first-level folders that are parts of a dataset and no classes.
+    has_splits: whether something in the source is a split.
     """
 
     source: Path
@@ -43,6 +44,7 @@ class Tree:
     tables: list[str] = field(default_factory=list)
     nameless: list[UserError] = field(default_factory=list)
     no_classes: set[str] = field(default_factory=set)
+    has_splits: bool = False
 
     @functools.cached_property
     def alike(self) -> Alike:

@@ -14,6 +14,8 @@ from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
 from data.raw.opening import lines_of, open_within, opener_within, read_within
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
 
+KOHYA = {"caption", "tags"}  # fields of a picture in the metadata that kohya's scripts write
+
 
 def read_lines(path: Path, encoding: Encoding, within: str) -> Table:
     """Open JSON lines. A line that is no object is refused alone; UserError if none of the first is one."""
@@ -89,8 +91,12 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _by_file(content: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return rows of an object {file: caption} or {file: {fields}}; None if its keys are no media files."""
-    if not content or not all(name.lower().endswith(MEDIA_SUFFIXES) for name in content):
+    """Return rows of an object {file: caption} or {file: {fields}}; None if its keys are no media files.
+
+    kohya writes names without suffix; there the fields tell.
+    """
+    by_stem = all(isinstance(value, dict) and KOHYA & value.keys() for value in content.values())
+    if not content or not (by_stem or all(name.lower().endswith(MEDIA_SUFFIXES) for name in content)):
         return None
     return [
         {**({"text": value} if not isinstance(value, dict) else value), "path": name}

@@ -181,6 +181,27 @@ def tar(members: Mapping[str, str | bytes]) -> bytes:
     return tar_bytes([(n, d.encode() if isinstance(d, str) else d) for n, d in members.items()])
 
 
+def test_kohya_folders_may_lie_in_folders_of_its_interface(tmp_path: Path) -> None:
+    files = {**pictures("img/10_dog/0.png", "reg/1_dog/1.png"), "img/10_dog/0.caption": "a dog"}
+    listing = listed(tmp_path, files)
+    assert listing.classes == ()
+    assert [item.more["repeats"] for item in listing.items] == [10, 1]
+
+
+def test_kohyas_metadata_names_pictures_without_suffix(tmp_path: Path) -> None:
+    content = {"0": {"caption": "a cat", "tags": "cat"}, "1": {"caption": "a dog"}}
+    listing = listed(tmp_path, {**pictures("0.png", "1.png"), "meta_cap.json": json.dumps(content)})
+    assert told(listing) == {"0.png": ("", "a cat"), "1.png": ("", "a dog")}
+
+
+def test_a_remark_above_the_header_hides_no_captions(tmp_path: Path) -> None:
+    table = "# made by hand\nfile_name,text\n0.png,a cat\n1.png,a dog\n"
+    with pytest.raises(
+        UserError, match=r"no sample has a caption.*the file metadata\.csv; a first line such"
+    ):
+        listed(tmp_path, {**pictures("0.png", "1.png"), "metadata.csv": table})
+
+
 @pytest.mark.parametrize(
     "caption",
     [
@@ -431,6 +452,53 @@ def test_one_folder_around_all_samples_of_tars_is_no_class(
     assert (listing.classes, len(listing.items)) == (classes, sum(map(len, members)))
     said = any("the folder root/ around all samples is no class" in line for line in listing.said)
     assert said == members[0][0].removeprefix("./").startswith("root")
+
+
+CALLED_BY_SPLITS: dict[str, dict[str, str | bytes]] = {
+    "below the kind": {"images/train/0.png": PNG, "images/val/1.png": PNG, "captions/val/1.txt": "x"},
+    "below one folder": {"photos 2024/mine/train/0.png": PNG, "photos 2024/mine/val/1.png": PNG},
+    "beside annotations": {"train/0.png": PNG, "val/1.png": PNG, "notes/list.txt": "all of it"},
+    "tables of one folder": {
+        **pictures("0.png", "1.png"),
+        "train.csv": "path,text\n0.png,a\n",
+        "val.csv": "path,text\n1.png,b\n",
+    },
+    "tables with a word more": {
+        **pictures("a/0.png", "a/1.png"),
+        "metadata_train2014.jsonl": lines({"file_name": "a/0.png", "text": "a"}),
+        "metadata_val2014.jsonl": lines({"file_name": "a/1.png", "text": "b"}),
+    },
+    "tars with a word more": {
+        "mine-train-0000.tar": tar({"0.png": PNG}),
+        "mine-train-0001.tar": tar({"2.png": PNG}),
+        "mine-val-0000.tar": tar({"1.png": PNG}),
+    },
+}
+
+
+@pytest.mark.parametrize("layout", CALLED_BY_SPLITS)
+def test_splits_are_known_wherever_the_source_is_called_so(tmp_path: Path, layout: str) -> None:
+    place(tmp_path, CALLED_BY_SPLITS[layout])
+    with pytest.raises(UserError, match=r"split=.*splits of the source: train \(.*, val \("):
+        list_source(tmp_path)
+    listing = list_source(tmp_path, SourceRules(split="val"))
+    (name,) = told(listing)
+    assert name.endswith("1.png")
+    assert not any(listing.classes)
+
+
+def test_splits_that_the_source_has_not_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="split=train: expected '': the source has no splits"):
+        listed(tmp_path, pictures("0.png"), split="train")
+
+
+def test_classes_called_as_splits_and_lists_of_splits_are_said(tmp_path: Path) -> None:
+    listing = listed(
+        tmp_path, {**pictures("train_set/0.png", "val_set/1.png", "more/2.png"), "val.txt": "1.png\n"}
+    )
+    assert set(listing.classes) == {"train_set", "val_set", "more"}
+    assert "warning: the classes train_set, val_set are called as splits are" in " ".join(listing.said)
+    assert "not used: the file val.txt" in listing.said
 
 
 def test_other_first_folders_are_classes(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_parquet_keeps_class_names_and_pictures(folder: Path) -> None:
 
 def test_a_column_of_splits_must_be_chosen_from(folder: Path) -> None:
     rows = "path,text,split\nim/0.png,a,train\nim/1.png,b,test\nim/2.png,c,train\n"
-    with pytest.raises(UserError, match=r"split=.*test \(1 rows\), train \(2 rows\)"):
+    with pytest.raises(UserError, match=r"split=.*test \(1 row\), train \(2 rows\)"):
         listed(folder, "t.csv", rows)
     listing = listed(folder, "t.csv", rows, split="train")
     assert texts(listing) == ["a", "c"]

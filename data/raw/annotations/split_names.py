@@ -1,0 +1,23 @@
+"""Words by which folders, tars and tables are called after the splits of a dataset."""
+
+from __future__ import annotations
+
+import re
+
+SPLITS = ("train", "training", "val", "validation", "valid", "dev", "test", "testing")
+_NUMBERED = re.compile(rf"({'|'.join(SPLITS)})\d*", re.I)
+_FOLDER = re.compile(rf"(?:partial-)?(?:{'|'.join(SPLITS)})", re.I)  # what Hugging Face converted in part
+
+
+def is_split(name: str) -> bool:
+    """Return whether a word, or the name of a folder, is that of a split and nothing else."""
+    return bool(_FOLDER.fullmatch(name))
+
+
+def split_in(stem: str) -> str:
+    """Return the one split that is among the words of a name, "" for none or several.
+
+    It is `train` for `train-00000-of-00001`, `cc3m-train-0000`, `metadata_train` and `train2017`.
+    """
+    found = [match for word in re.split(r"[-_. ]+", stem) if (match := _NUMBERED.fullmatch(word))]
+    return found[0].group(1) if len(found) == 1 else ""

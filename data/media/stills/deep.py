@@ -12,7 +12,8 @@ from data.media.formats import MediaError
 from data.media.scaling import sharp_filter
 
 _DEMUXERS = {"png": "png_pipe", "tif": "tiff_pipe", "avif": "mov"}
-_CHANNELS = {"gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}
+_CHANNELS = {"gray12": 1, "gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}
+_IN_PLANES = {"gbrp16": (2, 0, 1)}  # planes of red, green and blue
 
 
 def read_codes(data: bytes, suffix: str, size: tuple[int, int]) -> np.ndarray | None:
@@ -41,9 +42,16 @@ def read_codes(data: bytes, suffix: str, size: tuple[int, int]) -> np.ndarray | 
 
 def _from_packed(frame: Any) -> np.ndarray | None:
     name: str = frame.format.name
+    if places := _IN_PLANES.get(name[:-2]):
+        return np.concatenate([_codes_of(frame.planes[place], name, 1) for place in places], -1)
     if (channels := _CHANNELS.get(name[:-2])) is None:
         return None
-    plane = frame.planes[0]
+    codes = _codes_of(frame.planes[0], name, channels)
+    return ((codes.astype(np.uint32) * 65535 + 2047) // 4095).astype(np.uint16) if "12" in name else codes
+
+
+def _codes_of(plane: Any, name: str, channels: int) -> np.ndarray:
+    """Return a plane as uint16 (H, W, channels). name: of the format, which tells the order of bytes."""
     rows = np.frombuffer(memoryview(plane), ">u2" if name.endswith("be") else "<u2")
     rows = rows.reshape(-1, plane.line_size // 2)[: plane.height, : plane.width * channels]
     return rows.astype(np.uint16).reshape(plane.height, plane.width, channels)

@@ -24,10 +24,18 @@ def read_still(still: Still, mode: ColourMode) -> Pixels:
         turns = still.orientation
     else:
         require_convertible(still, mode)
+        _require_no_planes(still)
+        _show_first(still)
         still.image.load()
         pixels, alpha = from_image(still, still.image, mode)
         turns = 1 if still.is_turned_by_pillow else still.orientation
     return turned(pixels if alpha is None else over_white(pixels, alpha), turns)
+
+
+def _show_first(still: Still) -> None:
+    """Pass over the picture that a PNG of one animated frame has for others than browsers."""
+    if still.suffix == "png" and getattr(still.image, "n_frames", 1) > 1 and still.frames == 1:
+        still.image.seek(1)
 
 
 def require_wanted(still: Still, mode: ColourMode) -> None:
@@ -60,7 +68,7 @@ def deep_codes(still: Still) -> np.ndarray | None:
     """
     if still.codes is not None:
         return still.codes
-    needed = still.depth == 16
+    needed = still.depth in (12, 16)  # of 12 bits, TIFF alone
     if still.suffix == "avif":
         needed = not still.colour.is_plain and "A" not in still.image.mode
     if still.suffix == "tif":  # alpha and inks as Pillow knows them
@@ -70,6 +78,12 @@ def deep_codes(still: Still) -> np.ndarray | None:
     width, height = still.image.size
     turned = still.is_turned_by_pillow and still.orientation >= 5
     return read_codes(still.data, still.suffix, (height, width) if turned else (width, height))
+
+
+def _require_no_planes(still: Still) -> None:
+    """Raise MediaError where only Pillow is left to read channels of 16 bits that lie one after another."""
+    if still.deep_planes:
+        raise MediaError("is a TIFF of 16 bits in planes that cannot be read: write its channels interleaved")
 
 
 def rounded(codes: np.ndarray) -> Pixels:
@@ -98,7 +112,9 @@ def from_image(still: Still, image: Any, mode: ColourMode) -> tuple[Pixels, Pixe
 
     alpha = None
     if image.mode.startswith("I"):
-        image = Image.fromarray(rounded(np.asarray(image).astype(np.int64).clip(0, 65535)))
+        most = 2 ** min(still.depth, 16) - 1 if still.suffix == "tif" else 65535
+        codes = np.asarray(image).astype(np.int64).clip(0, most)
+        image = Image.fromarray(rounded((codes * 65535 + most // 2) // most))
     elif image.has_transparency_data:
         is_grey = image.mode in ("LA", "La")
         image = image.convert("LA" if is_grey else "RGBA")

@@ -14,6 +14,7 @@ import numpy as np
 
 from data.media.colour import ADOBE, BT709, PRIMARIES, UNSAID, Colour, colour_of
 from data.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
+from data.media.stills.bitmap import read_bitmap
 from data.media.stills.boxes import nclx
 from data.media.stills.png_chunks import SRGB, read_png
 from data.media.stills.profiles import Profile, read_profile
@@ -22,7 +23,7 @@ PLAIN = Colour(*PRIMARIES[BT709], SRGB)
 HEIF_EXTRA = "is a HEIF picture, which needs: pip install 'longtake[heif]'"
 ADOBE_GAMMA = 563 / 256
 _ORIENTATION, _EXIF_IFD, _COLOUR_SPACE, _INTEROP_IFD = 0x0112, 0x8769, 0xA001, 0xA005
-_NEW_SUBFILE, _DNG_VERSION, _EXTRA_SAMPLES, _BITS, _SAMPLE_FORMAT = 254, 50706, 338, 258, 339
+_NEW_SUBFILE, _DNG_VERSION, _EXTRA_SAMPLES, _BITS, _SAMPLE_FORMAT, _PLANAR = 254, 50706, 338, 258, 339, 284
 # Pillow's mode of an image -> of the profile that fits; all others are RGB.
 _PROFILE_MODES = {
     **{"1": "L", "L": "L", "LA": "L", "La": "L", "I;16": "L", "I;16B": "L", "I": "L"},
@@ -48,6 +49,7 @@ class Still:
 
     codes: uint16 (H, W, C), full range, where a HEIF picture has more than 8 bits; image is then a stand-in.
     colour: what codes mean where no profile says so.  orientation: as EXIF has it, 1 to 8.
+    deep_planes: whether 16-bit channels lie one after another, which Pillow misreads.
     depth: bits of a channel.  ignored: metadata that is damaged or larger than any use, in words.
     """
 
@@ -61,6 +63,7 @@ class Still:
     ignored: tuple[str, ...] = ()
     codes: np.ndarray | None = None
     pages: int = 1
+    deep_planes: bool = False
 
     @property
     def is_turned_by_pillow(self) -> bool:
@@ -111,8 +114,11 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
                 profile = _profiled(still, png.profile)
                 ignored = (*profile.ignored, *png.ignored)
                 still = replace(profile, colour=png.colour or PLAIN, depth=png.depth, ignored=ignored)
+            elif suffix == "bmp":
+                bitmap, ignored = read_bitmap(data)
+                still = _profiled(replace(still, ignored=ignored), bitmap)
             else:
-                still = _profiled(still, image.info.get("icc_profile") or b"")
+                still = _profiled(still, image.info.get("icc_profile", b""))
             yield _by_kind(_oriented(still))
     except Image.DecompressionBombError as error:
         raise MediaError(f"claims too many pixels ({error})") from None
@@ -129,10 +135,11 @@ def _damaged(error: Exception) -> MediaError:
     return MediaError(f"damaged image: {' '.join(str(error).split()) or type(error).__name__}")
 
 
-def _profiled(still: Still, data: bytes) -> Still:
-    if not data:
+def _profiled(still: Still, data: bytes | None) -> Still:
+    """Add an ICC profile. data: b"" for none; None for one of which parts are missing."""
+    if data is not None and not data:
         return still
-    profile = read_profile(bytes(data))
+    profile = read_profile(bytes(data)) if data else None
     if profile is None:
         return replace(still, ignored=(*still.ignored, "damaged ICC profile"))
     if profile.mode != _PROFILE_MODES.get(still.image.mode, "RGB"):
@@ -173,17 +180,23 @@ def _by_kind(still: Still) -> Still:
         codes = nclx(still.data)
         if codes and still.profile is None:
             return replace(still, colour=colour_of(*codes))
+    if still.suffix == "jpg":
+        return replace(still, pages=getattr(image, "n_frames", 1))
     if still.suffix != "tif":
         return still
     tags = image.tag_v2
     if tags.get(_NEW_SUBFILE, 0) & 1 or _DNG_VERSION in tags:
         raise MediaError("its first picture is a preview, as in raw photographs: develop it to PNG or JPEG")
     depth = max(tags.get(_BITS, (8,)))
-    if image.mode == "F" or depth > 16 or 3 in tags.get(_SAMPLE_FORMAT, ()):
+    forms = set(tags.get(_SAMPLE_FORMAT, ()))
+    signed = 2 in forms
+    if image.mode == "F" or depth > 16 or signed or 3 in forms:
         raise MediaError(
-            f"is a TIFF of {depth}-bit samples whose range nothing says: 8 or 16 bits are accepted"
+            f"is a TIFF of {depth}-bit{' signed' * signed} samples whose range nothing says: 8 or 16 bits "
+            "without sign are accepted"
         )
-    return replace(still, depth=depth, pages=getattr(image, "n_frames", 1))
+    planes = depth == 16 and tags.get(_PLANAR) == 2
+    return replace(still, depth=depth, pages=getattr(image, "n_frames", 1), deep_planes=planes)
 
 
 def _heif(data: bytes, limits: MediaLimits) -> Still:

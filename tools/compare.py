@@ -1,8 +1,13 @@
-"""Lay the scores of several evaluations side by side, and refuse to rank what was measured differently."""
+"""Lay the scores of several evaluations side by side, and refuse to rank what was measured differently.
+
+An evaluation is a folder of `evaluate`, or a row that a run wrote while it trained (`evaluate.every`), one
+evaluation for each average. The best of a score is marked, and what its interval does not tell from the best.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +19,15 @@ from core.errors import UserError
 from core.files import instead
 from core.progress import aligned
 from core.reading import json_files
-from core.run.folder import SCORES
+from core.records import read_rows
+from core.run.folder import EVALUATED, SCORES
 from tools.runs.rulers import RULER, SUBJECT
-from tools.runs.score_names import LARGER_IS_BETTER, SMALLER_IS_BETTER
+from tools.runs.score_names import LARGER_IS_BETTER, SMALLER_IS_BETTER, interval, is_interval
 
 SHOWN = 28  # letters of a value
+BEST, NEAR = " *", " ~"
+MEANING = "* the best of its row; ~ its 95 % interval overlaps with that of the best"
+_ROW = re.compile(r"(.+)\[(\d+)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +37,11 @@ class Config:
     job: ClassVar[str] = "compare"
 
     source: tuple[str, ...] = setting(
-        REQUIRED, "two or more folders of `evaluate`, or their scores.json", shown="path"
+        REQUIRED,
+        "folders of `evaluate`, or their scores.json; runs that evaluated as they trained, of which the last "
+        "row counts, or RUN/evaluations.jsonl[STEP]",
+        shown="path",
     )
-
-    def __post_init__(self) -> None:
-        if len(self.source) < 2:
-            raise UserError("source", list(self.source), "at least two folders: longtake compare A B")
 
 
 @dataclass(frozen=True)
@@ -61,20 +69,46 @@ def run(config: Config) -> None:
 
 
 def read_all(sources: Sequence[str]) -> list[Scored]:
-    """Read the scores of all folders; UserError for one that has none."""
-    return [read(Path(source)) for source in sources]
+    """Read the scores at all places; UserError for one that has none, and for less than two in all."""
+    found = [scored for source in sources for scored in read(source)]
+    if len(found) < 2:
+        raise UserError("source", list(sources), "at least two evaluations: longtake compare A B")
+    return found
 
 
-def read(folder: Path) -> Scored:
-    """Read the scores of an evaluation, given as its folder, the file, or the folder of its samples."""
-    path = folder
-    if folder.is_dir():
-        path = folder / SCORES if (folder / SCORES).is_file() else folder / "scores" / SCORES
-    if not path.is_file():
-        raise UserError("source", folder, f"a folder with {SCORES}{instead(folder)}")
-    content = json_files.read(path, dict[str, Any])
-    numbers = {name: float(value) for name, value in content.items() if _is_number(value)}
-    return Scored(str(folder), numbers, content.get(RULER), content.get(SUBJECT) or {})
+def read(source: str) -> list[Scored]:
+    """Read an evaluation, given as its folder, the file, or the folder of its samples, or those of a run."""
+    folder, step = Path(source), None
+    if (row := _ROW.fullmatch(source)) and Path(row[1]).name == EVALUATED:
+        folder, step = Path(row[1]), int(row[2])
+    for path in (folder, folder / SCORES, folder / "scores" / SCORES):
+        if path.is_file() and path.name != EVALUATED:
+            return [_scored(source, json_files.read(path, dict[str, Any]))]
+    rows = folder if folder.name == EVALUATED else folder / EVALUATED
+    if not rows.is_file():
+        raise UserError("source", source, f"a folder with {SCORES} or {EVALUATED}{instead(folder)}")
+    return list(_of_row(source, rows, step))
+
+
+def _of_row(source: str, path: Path, step: int | None) -> Iterator[Scored]:
+    """Yield an evaluation for each average in the row of a step, the last one for None.
+
+    UserError where there is none that did not fail.
+    """
+    rows = {row["step"]: row for row in read_rows(path) if "step" in row}
+    chosen = rows.get(max(rows, default=0) if step is None else step, {})
+    parts = {name: part for name, part in chosen.items() if isinstance(part, dict) and "failed" not in part}
+    if not parts:
+        steps = ", ".join(map(str, sorted(rows))) or "none"
+        raise UserError("source", source, f"an evaluation of {path}, which has the steps {steps}")
+    for name, part in parts.items():
+        subject = {"step": chosen["step"], **(part.get(SUBJECT) or {})}
+        yield _scored(f"{source} {name}", {**part, SUBJECT: subject})
+
+
+def _scored(name: str, content: Mapping[str, Any]) -> Scored:
+    numbers = {key: float(value) for key, value in content.items() if _is_number(value)}
+    return Scored(name, numbers, content.get(RULER), content.get(SUBJECT) or {})
 
 
 def _is_number(value: object) -> bool:
@@ -96,25 +130,40 @@ def ruler_differences(found: Sequence[Scored]) -> list[str]:
 def table(found: Sequence[Scored]) -> list[str]:
     """Return lines: a column an evaluation, a row a score, then what differs between the subjects.
 
-    The best of a score is marked where all were measured alike.
+    The best of a score is marked where all were measured alike, and those that its interval leaves open.
     """
     alike = not ruler_differences(found)
     rows = [["score", *(each.name for each in found)]]
     for name in dict.fromkeys(name for each in found for name in each.scores):
+        if is_interval(name):
+            continue
         values = [each.scores.get(name) for each in found]
-        marks = _best(name, values) if alike else [""] * len(values)
-        rows.append([name, *(_cell(value) + mark for value, mark in zip(values, marks, strict=True))])
+        halves = [each.scores.get(interval(name)) for each in found]
+        marks = _marks(name, values, halves) if alike else [""] * len(values)
+        cells = zip(values, halves, marks, strict=True)
+        rows.append([name, *(_cell(value, half) + mark for value, half, mark in cells)])
     rows += _subject_rows(found)
-    return [*aligned(rows), "* the best of its row, whatever its interval"] if alike else aligned(rows)
+    return [*aligned(rows), MEANING] if alike else aligned(rows)
 
 
-def _best(name: str, values: Sequence[float | None]) -> list[str]:
-    """Return a mark for the best values of a score that has a direction."""
+def _marks(name: str, values: Sequence[float | None], halves: Sequence[float | None]) -> list[str]:
+    """Return a mark for the best values of a score that has a direction, and for those near the best.
+
+    halves: half the widths of the intervals, where there are such.
+    """
     known = [value for value in values if value is not None]
     if len(known) < 2 or name not in LARGER_IS_BETTER + SMALLER_IS_BETTER:
         return [""] * len(values)
     best = max(known) if name in LARGER_IS_BETTER else min(known)
-    return [" *" if value == best else "" for value in values]
+    of_best = [half for value, half in zip(values, halves, strict=True) if value == best and half is not None]
+
+    def mark(value: float | None, half: float | None) -> str:
+        if value is None or value == best:
+            return BEST * (value is not None)
+        overlaps = half is not None and any(abs(value - best) <= half + other for other in of_best)
+        return NEAR * overlaps
+
+    return [mark(value, half) for value, half in zip(values, halves, strict=True)]
 
 
 def _subject_rows(found: Sequence[Scored]) -> list[list[str]]:
@@ -134,10 +183,11 @@ def _at(tree: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: float | None, half: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.5g}"
+    shown = f"{value:.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.5g}"
+    return shown if half is None else f"{shown} ±{half:.2g}"
 
 
 def _short(value: Any) -> str:

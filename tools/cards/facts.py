@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,16 +85,16 @@ def scores_of(written: Written, sources: Sequence[str]) -> list[Scored]:
     with below("card"):
         for source in sources:
             try:
-                scored = read(Path(source))
+                read_here = read(source)
             except UserError as error:
                 raise UserError("scores", error.value, str(error.expected)) from None
             ours = {"checkpoint": written.checkpoint, "weights": written.weights}
-            for name, value in ours.items():
+            for scored, (name, value) in itertools.product(read_here, ours.items()):
                 if scored.subject.get(name) != value:
                     theirs = scored.subject.get(name, "not recorded")
                     expected = f"scores of {value}, the {name} of this export; theirs: {theirs}"
                     raise UserError("scores", source, expected)
-            found.append(scored)
+            found += read_here
     return found
 
 

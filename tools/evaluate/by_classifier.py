@@ -15,7 +15,8 @@ from data.dataset.index import Dataset
 from data.media.pictures import image_grid, write_png
 from tools.evaluate import copies, measures
 from tools.evaluate.decoded import beside_noise, reconstruction_psnr
-from tools.evaluate.features import neighbours_without
+from tools.evaluate.features.halves import Halves, width_by_halves
+from tools.evaluate.features.neighbours import near
 from tools.evaluate.jackknife import BLOCKS, LEAST, blocks_of, half_width
 from tools.evaluate.judge import Judge, make_judge
 from tools.evaluate.measures import Motion, bootstrap_interval, motion, ratio
@@ -68,7 +69,7 @@ def scores_of(
     made = [s.load()[0] for s in samples if s.frames == 1]
     pairs: list[dict[str, Any]] = []
     for images in made if len(train.images) else []:
-        shares, pairs = copies.report(images, train.images, heldout.images, output)
+        shares, pairs = copies.report(images, train.images, heldout.images, output, asked.seed)
         scores |= shares
     if asked.autoencoder and len(heldout.images):
         autoencoder = Path(asked.autoencoder)
@@ -189,7 +190,9 @@ def compare(
     result |= frechet_interval(generated, real, size, draws=draws, seed=seed)
     result |= {"frechet_count": size, "neighbour_count": few}
     if len(heldout):
-        result[names.NEAREST] = measures.nearest_distance(generated, train)
+        each = measures.nearest_distances(generated, train)
+        result[names.NEAREST] = float(each.mean())
+        result[names.interval(names.NEAREST)] = measures.bootstrap_interval(each, seed)
         result[names.real(names.NEAREST)] = measures.nearest_distance(heldout, train)
     return result
 
@@ -199,21 +202,23 @@ def neighbour_intervals(
 ) -> dict[str, float]:
     """Return half the widths of the 95 % intervals of precision and recall of `compare`.
 
-    A block of generated images is left out of all subsets at once.  count: of a subset; {} for under 200.
+    A block of generated images is left out of all subsets at once; halves are likewise the same in all.
+    count: of a subset; {} for under 200.
     """
     if count < LEAST:
         return {}
-    block, without = blocks_of(len(generated), seed), []
+    block, halves = blocks_of(len(generated), seed), Halves.of(len(generated), len(train), seed)
+    without, apart = [], []
     for draw in range(draws):
         rows = measures.subset(len(generated), count, (draw,), seed, FEW)
-        manifold = train[measures.subset(len(train), count, (draw,), seed, MANIFOLD)].astype(np.float32)
-        made = generated[rows].astype(np.float32)
-        rest = neighbours_without(made, manifold, block[rows], k=NEIGHBOURS)[1:]
-        without.append([(each.precision, each.recall) for each in rest])
-    precision, recall = np.mean(without, axis=0).T
+        real = measures.subset(len(train), count, (draw,), seed, MANIFOLD)
+        made, manifold = generated[rows].astype(np.float32), train[real].astype(np.float32)
+        found = near(made, manifold, halves.some(rows, real), k=NEIGHBOURS)
+        without.append([found.inside[block[rows] != left_out].mean() for left_out in range(BLOCKS)])
+        apart.append(found.recall_apart)
     return {
-        names.interval(names.PRECISION): half_width(precision),
-        names.interval(names.RECALL): half_width(recall),
+        names.interval(names.PRECISION): half_width(np.mean(without, axis=0)),
+        names.interval(names.RECALL): width_by_halves(np.mean(apart, axis=0)),
     }
 
 

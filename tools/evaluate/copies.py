@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from data.media.pictures import enlarge, enlargement, page, write_png
+from tools.evaluate.measures import bootstrap_interval
 from tools.runs import score_names as names
 
 SIDE = 16  # pixels of a thumbnail
@@ -30,8 +31,13 @@ class Nearest:
     correlation: NDArray[np.float32]
 
     @property
+    def are_copies(self) -> NDArray[np.float64]:
+        """Return 1 for each image that is a near-copy, else 0."""
+        return (self.correlation >= ALIKE).astype(np.float64)
+
+    @property
     def share_of_copies(self) -> float:
-        return float((self.correlation >= ALIKE).mean())
+        return float(self.are_copies.mean())
 
 
 def nearest(images: Images, training: Images) -> Nearest:
@@ -59,11 +65,15 @@ def closest(found: Nearest, count: int = SHOWN) -> list[dict[str, Any]]:
 
 
 def report(
-    images: Images, training: Images, heldout: Images, output: Path
+    images: Images, training: Images, heldout: Images, output: Path, seed: int
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Return the share of near-copies, of held-out pictures too, and the closest pairs, which are drawn."""
+    """Return the share of near-copies, of held-out pictures too, and the closest pairs, which are drawn.
+
+    seed: of the interval of the share.
+    """
     found = nearest(images, training)
-    shares = {names.COPIES: found.share_of_copies}
+    interval = bootstrap_interval(found.are_copies, seed)
+    shares = {names.COPIES: found.share_of_copies, names.interval(names.COPIES): interval}
     if len(heldout):
         shares[names.real(names.COPIES)] = nearest(heldout, training).share_of_copies
     pairs = closest(found)

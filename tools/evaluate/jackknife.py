@@ -38,6 +38,12 @@ def half_width(without: Sequence[float] | NDArray[np.floating]) -> float:
     return float(STUDENT * np.sqrt((BLOCKS - 1) / BLOCKS * np.square(found - found.mean()).sum()))
 
 
+def mean_interval(values: NDArray[np.floating] | NDArray[np.bool_], seed: int) -> float:
+    """Return the half width of a 95 % interval of the mean of values (n,), one of each sample."""
+    block = blocks_of(len(values), seed)
+    return half_width([values[block != left_out].mean() for left_out in range(BLOCKS)])
+
+
 def distance_interval(features: NDArray[np.floating], reference: Reference, seed: int) -> float:
     """Return the half width of a 95 % interval of the Fréchet distance of so many samples."""
     block = blocks_of(len(features), seed)

@@ -79,7 +79,13 @@ def bootstrap_interval(values: Floats, seed: int, repetitions: int = 1000) -> fl
 
 def nearest_distance(features: Floats, reference: Floats) -> float:
     """Return the mean Euclidean distance from each of `features` to its nearest neighbour in `reference`."""
-    return float(distances(features, reference).min(axis=1).mean())
+    return float(nearest_distances(features, reference).mean())
+
+
+def nearest_distances(features: Floats, reference: Floats) -> Floats:
+    """Return the Euclidean distance (n,) from each of `features` to its nearest neighbour in `reference`."""
+    nearest: Floats = distances(features, reference).min(axis=1)
+    return nearest
 
 
 def distances(a: Floats, b: Floats) -> Floats:

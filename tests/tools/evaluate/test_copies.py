@@ -38,10 +38,11 @@ def test_the_closest_pairs_come_first_and_are_drawn(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(copies, "BLOCK", 3)
     training = blocks(0, 7)
     images = np.concatenate([blocks(3, 4), training[5:6], (training[2:3] * 0.5).astype(np.uint8)])
-    shares, pairs = copies.report(images, training, training[:1], tmp_path)
+    shares, pairs = copies.report(images, training, training[:1], tmp_path, seed=0)
     assert [(pair["sample"], pair["training"]) for pair in pairs[:2]] == [(4, 5), (5, 2)]
     assert pairs[0]["correlation"] == pytest.approx(1, abs=1e-4)
     assert [pair["correlation"] for pair in pairs] == sorted((p["correlation"] for p in pairs), reverse=True)
+    assert 0 < shares.pop("copies_interval") < 0.5
     assert shares == {"copies": pytest.approx(2 / 6), "copies_real": 1}
     sheet = np.asarray(Image.open(tmp_path / copies.PICTURE))
     windows = np.lib.stride_tricks.sliding_window_view(sheet, (128, 128, 3))[::1, ::1, 0]

@@ -10,13 +10,9 @@ import pytest
 import scipy.linalg
 
 from core.errors import UserError
-from tools.evaluate.features import (
-    gaussian_mmd,
-    inception_score,
-    kernel_distance,
-    neighbours,
-    unbiased_mmd,
-)
+from tools.evaluate.features.inception_score import inception_score
+from tools.evaluate.features.kernels import gaussian_mmd, kernel_distance, unbiased_mmd
+from tools.evaluate.features.neighbours import neighbours
 from tools.evaluate.jackknife import without_bias
 from tools.evaluate.measures import frechet, frechet_of, precision_recall
 from tools.evaluate.moments import Moments, Reference, read_reference
@@ -132,7 +128,7 @@ def test_inception_score_of_known_predictions() -> None:
 
 
 def test_neighbours_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.evaluate.features.ROWS", 7)
+    monkeypatch.setattr("tools.evaluate.features.pairs.ROWS", 7)
     made, real = gaussian(0, 40, 3).astype(np.float32), gaussian(1, 50, 3, 0.4).astype(np.float32)
     found = neighbours(made, real)
     precision, recall = precision_recall(made.astype(float), real.astype(float), 3)
@@ -166,12 +162,12 @@ def test_published_statistics_are_read_and_others_refused(tmp_path: Path) -> Non
 
 
 def test_the_gaussian_kernel_gives_every_pair_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.evaluate.features.ROWS", 3)
+    monkeypatch.setattr("tools.evaluate.features.pairs.ROWS", 3)
     a, b = (gaussian(seed, count).astype(np.float32) for seed, count in ((0, 7), (1, 5)))
 
     def mean(x: np.ndarray, y: np.ndarray) -> float:
         return float(np.mean([[math.exp(-np.square(p - q).sum() / 8) for q in y] for p in x.astype(float)]))
 
     expected = mean(a, a) + mean(b, b) - 2 * mean(a, b)
-    assert gaussian_mmd(a, b, 2.0) == pytest.approx(expected, abs=1e-9)
-    assert gaussian_mmd(a, a, 2.0) == pytest.approx(0, abs=1e-12)
+    assert gaussian_mmd(a, b, 2.0).value == pytest.approx(expected, abs=1e-9)
+    assert gaussian_mmd(a, a, 2.0).value == pytest.approx(0, abs=1e-12)

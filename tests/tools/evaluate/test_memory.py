@@ -11,13 +11,16 @@ import pytest
 
 from models.extractors import inception
 from tools.evaluate.extractors.inception_scores import SPATIAL_WIDTH
-from tools.evaluate.features import kernel_distance, neighbours_without
-from tools.evaluate.jackknife import blocks_of, distance_interval, without_bias
+from tools.evaluate.features.halves import Halves
+from tools.evaluate.features.kernels import gaussian_mmd, kernel_distance
+from tools.evaluate.features.neighbours import near
+from tools.evaluate.jackknife import distance_interval, without_bias
 from tools.evaluate.moments import Moments, Reference
 
 PICTURES, WIDTH, GIB = 50_000, inception.WIDTH, 2**30
 COUNTS, WIDTHS = (2048, 4096), (32, 64)
-KEPT = 4 * PICTURES * 2 * (WIDTH + inception.CLASSES)  # features and logits of both sides
+# Features and logits of both sides, and spatial features of one.
+KEPT = 4 * PICTURES * (2 * (WIDTH + inception.CLASSES) + SPATIAL_WIDTH)
 SPATIAL = 4 * 8 * SPATIAL_WIDTH**2  # sums of either side, and two matrices of their distance
 PROGRAM = GIB // 2  # Python, torch, and the network
 
@@ -29,7 +32,8 @@ def sums(features: np.ndarray) -> Moments:
 
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
-    "neighbours": lambda made, real: neighbours_without(made, real, blocks_of(len(made), 0)),
+    "neighbours": lambda made, real: near(made, real, Halves.of(len(made), len(real), 0)),
+    "cmmd": lambda made, real: gaussian_mmd(made, real, 10.0),
     "kid": lambda made, real: kernel_distance(made, real, 0, subsets=2),
     "interval": lambda made, real: distance_interval(made, Reference.of(sums(real)), 0),
     "infinite": lambda made, real: without_bias(made, Reference.of(sums(real)), 0),

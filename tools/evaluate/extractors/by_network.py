@@ -66,6 +66,7 @@ def share(
     torch.backends.cudnn.benchmark = False  # workers that see the same samples give the same numbers
     torch.backends.cudnn.deterministic = True
     extractor = KINDS[asked.extractor](Path(asked.extractor_weights), own_device(asked.device))
+    extractor.require_enough("source", samples.folder, samples.count)
     real = None
     if asked.real:
         shape = Shape(samples.frames, samples.height, samples.width)
@@ -108,9 +109,10 @@ def _against(
     extractor: Extractor, made: Seen, real: Real, parts: FeatureParts, of: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return scores against real samples, and what the ruler says of these."""
-    seen = extractor.seen(parts.of(REAL)) if len(real.rows) else None
+    seen = extractor.seen(parts.of(REAL), is_real=True) if len(real.rows) else None
     if seen is None or not len(seen.features):
         raise nothing_readable(real.data, real.shape)
+    extractor.require_enough("real", real.data.folder, len(seen.features))
     count = {"reference_count": len(seen.features)}
     found = extractor.scores(made, seen, real.seed) | count
     rule: dict[str, Any] = {**rule_of(real.data), **count}

@@ -20,8 +20,9 @@ from tools.evaluate.extractors.extractor import (
     Pixels,
     Seen,
     features_of,
+    spread_scores,
 )
-from tools.evaluate.features import gaussian_mmd
+from tools.evaluate.features.kernels import gaussian_mmd
 from tools.evaluate.measures import bootstrap_interval
 from tools.runs import score_names as names
 
@@ -38,6 +39,7 @@ class ClipScores(Extractor):
     network: Clip
     device: torch.device
     of_texts: ClassVar[bool] = True
+    least: ClassVar[int] = 1
 
     @property
     def ruler(self) -> dict[str, Any]:
@@ -65,7 +67,8 @@ class ClipScores(Extractor):
 
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
         """Return CMMD of generated pictures against real ones."""
-        return {names.CMMD: SCALE * gaussian_mmd(made.features, real.features, SIGMA)}
+        found = gaussian_mmd(made.features, real.features, SIGMA, seed)
+        return spread_scores(names.CMMD, found.times(SCALE))
 
     def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
         """Refuse: CMMD needs the embeddings of all real pictures."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -21,6 +21,7 @@ from tools.evaluate.extractors.extractor import (
     features_of,
     neighbour_scores,
 )
+from tools.evaluate.features.neighbours import LEAST_SAMPLES
 from tools.evaluate.moments import Reference, read_reference
 from tools.runs import score_names as names
 
@@ -33,6 +34,7 @@ class DinoV2Scores(Extractor):
 
     network: DinoV2
     device: torch.device
+    least: ClassVar[int] = LEAST_SAMPLES
 
     @property
     def ruler(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tools.evaluate.features import Neighbours, neighbours, neighbours_without
-from tools.evaluate.jackknife import LEAST, blocks_of, distance_interval, half_width, without_bias
+from core.errors import UserError
+from tools.evaluate.features.halves import Halves, width_by_halves
+from tools.evaluate.features.neighbours import Near, near
+from tools.evaluate.features.spread import Spread
+from tools.evaluate.jackknife import LEAST, distance_interval, mean_interval, without_bias
 from tools.evaluate.moments import Moments, Reference
 from tools.runs import score_names as names
 
@@ -37,11 +41,13 @@ class Seen:
 class Extractor(ABC):
     """A network on its device.
 
-    of_clips: whether it sees clips, not images.  of_texts: whether it has `text_scores`.
+    of_clips: whether it sees clips, not images.  of_texts: whether it has `text_scores`.  least: samples of
+    either side without which its measures are not defined.
     """
 
     of_clips: ClassVar[bool] = False
     of_texts: ClassVar[bool] = False
+    least: ClassVar[int] = 2
 
     @property
     @abstractmethod
@@ -62,17 +68,17 @@ class Extractor(ABC):
     def numbers(self, batch: Pixels) -> Numbers:
         """Show samples (n, [T,] H, W, 3) to the network; return their numbers (n, D) by name."""
 
-    def seen(self, parts: Iterable[Numbers]) -> Seen:
-        """Put the numbers of parts together, in their order."""
+    def seen(self, parts: Iterable[Numbers], *, is_real: bool = False) -> Seen:
+        """Put the numbers of parts together, in their order.  is_real: whether samples are the real ones."""
         rows, moments = [], Moments.empty(self.widths[FEATURES])
         for part in parts:
             rows.append(part[FEATURES])
             moments.add(rows[-1])
         return Seen(np.concatenate(rows), moments)
 
-    def see(self, batches: Iterable[Pixels]) -> Seen:
+    def see(self, batches: Iterable[Pixels], *, is_real: bool = False) -> Seen:
         """Show samples to the network, and put their numbers together."""
-        return self.seen(map(self.numbers, batches))
+        return self.seen(map(self.numbers, batches), is_real=is_real)
 
     @abstractmethod
     def scores(self, made: Seen, real: Seen, seed: int) -> dict[str, Any]:
@@ -85,6 +91,12 @@ class Extractor(ABC):
     def text_scores(self, made: Seen, texts: Sequence[str], seed: int) -> dict[str, Any]:
         """Return scores of samples beside the texts they were made from."""
         raise NotImplementedError
+
+    def require_enough(self, field: str, place: object, count: int) -> None:
+        """Raise UserError for so few samples, of the place in `field`, that a measure is not defined."""
+        if count < self.least:
+            what = "clips" if self.of_clips else "images"
+            raise UserError(field, place, f"at least {self.least} {what} for these scores; it has {count}")
 
     def singular(self, count: int, what: str, score: str) -> dict[str, str]:
         """Return a warning where so few samples (`what`) make the covariance singular, {} elsewhere."""
@@ -117,21 +129,30 @@ def distance_scores(name: str, made: Seen, reference: Reference, seed: int) -> d
     return found
 
 
-def neighbour_scores(made: Seen, real: Seen, seed: int) -> dict[str, Any]:
-    """Return precision, recall, density and coverage, with their intervals from 200 samples on."""
-    if len(made.features) < LEAST:
-        return _by_name(neighbours(made.features, real.features))
-    block = blocks_of(len(made.features), seed)
-    whole, *without = neighbours_without(made.features, real.features, block)
-    found = _by_name(whole)
-    rest = [_by_name(each) for each in without]
-    return found | {names.interval(name): half_width([each[name] for each in rest]) for name in found}
+def spread_scores(name: str, spread: Spread) -> dict[str, float]:
+    """Return a score, and, as far as they are known, the deviation of its parts and its interval."""
+    beside = {f"{name}_deviation": spread.deviation, names.interval(name): spread.half_width}
+    return {name: spread.value} | {name: value for name, value in beside.items() if not math.isnan(value)}
 
 
-def _by_name(near: Neighbours) -> dict[str, float]:
+def neighbour_scores(made: Seen, real: Seen, seed: int) -> dict[str, float]:
+    """Return precision, recall, density and coverage, with their intervals from 200 samples a side on."""
+    sizes = len(made.features), len(real.features)
+    halves = Halves.of(*sizes, seed) if min(sizes) >= LEAST else None
+    found = near(made.features, real.features, halves)
+    scores = {
+        names.PRECISION: found.scores.precision,
+        names.RECALL: found.scores.recall,
+        names.DENSITY: found.scores.density,
+        names.COVERAGE: found.scores.coverage,
+    }
+    return scores | (_neighbour_intervals(found, seed) if halves else {})
+
+
+def _neighbour_intervals(found: Near, seed: int) -> dict[str, float]:
     return {
-        names.PRECISION: near.precision,
-        names.RECALL: near.recall,
-        names.DENSITY: near.density,
-        names.COVERAGE: near.coverage,
+        names.interval(names.PRECISION): mean_interval(found.inside, seed),
+        names.interval(names.RECALL): width_by_halves(found.recall_apart),
+        names.interval(names.DENSITY): mean_interval(found.balls, seed),
+        names.interval(names.COVERAGE): width_by_halves(found.coverage_apart),
     }

@@ -38,9 +38,12 @@ def pictures(seed: int, count: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real")
+    return made_raw(tmp_path_factory.mktemp("real"), 12)
+
+
+def made_raw(folder: Path, count: int) -> Path:
     (folder / "files").mkdir()
-    for number, picture in enumerate(pictures(0, 12)):
+    for number, picture in enumerate(pictures(0, count)):
         Image.fromarray(picture).save(folder / f"files/{number}.png")
     shard.run(shard.Config(source=str(folder / "files"), output=str(folder / "raw")))
     return folder / "raw"
@@ -116,19 +119,20 @@ def test_scores_of_neighbours_and_kernels_have_intervals_from_200_samples_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tools.evaluate.extractors.inception_scores._against", lambda *given: {})
-    spatial = Moments.empty(2)
-    spatial.add(np.random.default_rng(0).standard_normal((9, 2)))
 
     def seen(seed: int, count: int) -> Seen:
         features = np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
-        return Seen(features, spatial, {SPATIAL: spatial})
+        moments = Moments.empty(4)
+        moments.add(features)
+        return Seen(features, moments, {SPATIAL: Seen(features, moments)})
 
     extractor = InceptionScores(None, torch.device("cpu"), "")  # type: ignore[arg-type]
     found = extractor.scores(seen(1, 200), seen(2, 220), seed=0)
-    for name in ("kid", "precision", "recall", "density", "coverage"):
+    for name in ("sfid", "kid", "precision", "recall", "density", "coverage"):
         assert 0 < found[f"{name}_interval"] < 0.3
     few = extractor.scores(seen(1, 199), seen(2, 220), seed=0)
-    assert set(found) - set(few) == {name for name in found if name.endswith("_interval")}
+    only_of_many = {name for name in found if name.endswith(("_interval", "_infinite"))}
+    assert set(found) - set(few) == only_of_many
 
 
 def test_weights_of_the_published_hash_are_called_published() -> None:
@@ -154,6 +158,16 @@ def test_the_clip_score_pairs_each_file_with_its_prompt(tmp_path: Path, real: Pa
     each = 100 * (seen * unit(network.texts(texts))).sum(1).clamp(min=0)
     assert found["clip_score"] == pytest.approx(float(each.mean()), abs=1e-3)
     assert found["clip_score_interval"] >= 0
+
+
+def test_too_few_samples_of_either_side_are_refused(tmp_path: Path, real: Path) -> None:
+    network = save_dinov2(tmp_path / "dino")
+    few = write_samples(tmp_path / "few", pictures(1, 5), np.full(5, -1))
+    with pytest.raises(UserError, match=r"source=.*few: expected at least 6 images .*; it has 5"):
+        scores(few, network, extractor="dinov2", real=str(real))
+    enough = write_samples(tmp_path / "enough", pictures(1, 6), np.full(6, -1))
+    with pytest.raises(UserError, match=r"real=.*raw: expected at least 6 images .*; it has 4"):
+        scores(enough, network, extractor="dinov2", real=str(made_raw(tmp_path, 4)))
 
 
 def test_fvd_is_of_clips(tmp_path: Path) -> None:

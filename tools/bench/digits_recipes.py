@@ -9,7 +9,6 @@ Every step is a command of longtake that continues its own output, so that the s
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,15 +16,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from core.config.loading import load
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.errors import WorkError
 from core.files import write_json, write_text
 from core.reading import json_files
 from core.root import ROOT
 from core.run.folder import FINISHED, SCORES
+from tools.train.config import Config
 
 RECIPES = ROOT / "configs" / "train"
-SPENT, TABLE = "spent.json", "table"
+TABLE = "table"
+IMAGE, CLIP = (1, 8, 8), (5, 8, 8)  # latents
+PASSES = {"mean_flow": 5}  # of a step, forward passes' worth: 3, and 2 for the derivative along the flow
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,9 @@ class _Scores(TypedDict):
     clip_agreement: NotRequired[float]
 
 
-class _Spent(TypedDict):
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.  seconds: processor time of the training, its start included."""
+    """A line of the table.  macs: multiply-accumulates of the training."""
 
     recipe: str
     solver: str
@@ -80,7 +79,7 @@ class Row:
     agreement: float
     frechet: float
     clip_agreement: float | None
-    seconds: float
+    macs: float
 
 
 def measure(
@@ -107,7 +106,7 @@ def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts:
     run, samples, scores = (
         folder / name for name in ("run", f"samples-{each.steps}", f"scores-{each.steps}")
     )
-    seconds = _trained(demo, run, each.recipe, fields)
+    _train(demo, run, each.recipe, fields)
     sampler = ["seed=0", f"sampler.solver={each.solver}", f"sampler.steps={each.steps}"]
     _do("sample", f"source={run}", f"output={samples / 'images'}", *sampler, f"count={counts[0]}")
     if each.clips:
@@ -123,27 +122,31 @@ def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts:
         found["class_agreement"],
         found["frechet"],
         found.get("clip_agreement"),
-        seconds,
+        cost(each.recipe, fields),
     )
 
 
-def _trained(demo: Path, run: Path, recipe: str, fields: Sequence[str]) -> float:
-    """Train a recipe, or go on; return the processor time of all attempts, in seconds."""
-    path = run.parent / SPENT
-    spent = json_files.read(path, _Spent)["seconds"] if path.exists() else 0.0
+def _train(demo: Path, run: Path, recipe: str, fields: Sequence[str]) -> None:
+    """Train a recipe, or go on, unless it is finished."""
     if not (run / FINISHED).exists():
-        before = _processor_time()
         made_from = f"source={demo / 'latents'}", f"autoencoder={demo / 'autoencoder'}"
-        _do("train", str(RECIPES / f"digits_{recipe}.yaml"), *made_from, f"output={run}", *fields)
-        spent += _processor_time() - before
-        write_json(path, {"seconds": spent})
-    return spent
+        _do("train", str(recipe_file(recipe)), *made_from, f"output={run}", *fields)
 
 
-def _processor_time() -> float:
-    """Return seconds that processes which this one started and waited for have had."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def recipe_file(recipe: str) -> Path:
+    return RECIPES / f"digits_{recipe}.yaml"
+
+
+def cost(recipe: str, fields: Sequence[str] = ()) -> float:
+    """Count the multiply-accumulates of a training: matrix products, forward and backward."""
+    config = load(Config, [recipe_file(recipe)], ["source=x", "output=y", *fields])
+    data, tokens = config.data, config.model.tokens
+    counts = {IMAGE: data.group_size}
+    if data.groups_per_step > 1:  # beside it a group of clips of about as many tokens
+        share = data.group_size * tokens(IMAGE) / tokens(CLIP) / data.rank_multiple
+        counts[CLIP] = max(1, round(share + 0.3)) * data.rank_multiple
+    of_step = sum(count * sum(config.model.macs_by_part(shape).values()) for shape, count in counts.items())
+    return float(of_step * config.trainer.steps * PASSES.get(recipe, 3))
 
 
 def _do(*words: str) -> None:
@@ -156,14 +159,14 @@ def _do(*words: str) -> None:
 def as_table(rows: Sequence[Row]) -> str:
     """Return the rows as a table of Markdown, the lines of a recipe together."""
     lines = [
-        "| recipe | solver | evaluations | agreement | Fréchet | agreement of clips | training, CPU s |",
+        "| recipe | solver | evaluations | agreement | Fréchet | agreement of clips | training, 10^12 MACs |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         clips = "" if row.clip_agreement is None else f"{row.clip_agreement:.2f}"
         lines.append(
             f"| `digits_{row.recipe}` | `{row.solver}` | {row.evaluations} | {row.agreement:.3f} | "
-            f"{row.frechet:.1f} | {clips} | {row.seconds:.0f} |"
+            f"{row.frechet:.1f} | {clips} | {row.macs / 1e12:.2f} |"
         )
     return "\n".join(lines) + "\n"
 

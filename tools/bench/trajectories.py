@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ from core.diffusion.solvers.levels import (
     Level,
     Options,
     RestartConfig,
+    levels_at,
 )
+from core.diffusion.solvers.runge_kutta import heun_step
 from core.files import write_text
 
 EVALUATIONS = (5, 10, 20)
@@ -32,6 +35,7 @@ SHARES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 DEVIATION = 0.25
 STAGES = 6  # evaluations of a trial of dopri5
 TOLERANCES = (0.3, 0.03, 0.003)  # of dopri5, which chooses its own steps
+FEW = (1, 2, 4)  # steps of mean_flow, by the exact average velocities
 OPTIONS: dict[SolverName, Options] = {
     "euler_maruyama": Options(eta=0.5),
     "edm": Options(churn=ChurnConfig(amount=4.0)),
@@ -51,6 +55,20 @@ def exact(x: Tensor, level: Level) -> Estimate:
     return Estimate(data, (x - level.alpha * data) / level.sigma)
 
 
+def averaging(x: Tensor, level: Level) -> Estimate:
+    """Return data and noise whose difference is the average velocity of the exact flow over a step.
+
+    level: tells also where the step ends, as a network of two times is told.
+    """
+    t, end = level.t, float(level.time_input[0, 1]) / 1000  # type: ignore[index]
+    moved = x
+    times = torch.linspace(t, end, 201, dtype=torch.float64).tolist()
+    for here, there in pairwise(levels_at(PATH, times)):
+        moved = heun_step(exact, moved, here, there)
+    velocity = (x - moved) / (t - end)
+    return Estimate(x - t * velocity, x + (1 - t) * velocity)
+
+
 def starts() -> Tensor:
     """Return starts that lie evenly around the middle, which shows how trajectories part."""
     angle = torch.arange(STARTS, dtype=torch.float64) * (2 * math.pi / STARTS)
@@ -68,7 +86,7 @@ def trajectory(name: SolverName, place: int) -> tuple[Tensor, int]:
 
     def watched(x: Tensor, level: Level) -> Estimate:
         seen.append(x)
-        return exact(x, level)
+        return averaging(x, level) if kind.tells_ends else exact(x, level)
 
     generator = torch.Generator().manual_seed(0)
 
@@ -78,7 +96,7 @@ def trajectory(name: SolverName, place: int) -> tuple[Tensor, int]:
     if kind.is_adaptive:
         times, options = [1.0, 0.0], Options(adaptive=AdaptiveConfig(tolerance=TOLERANCES[place]))
     else:
-        steps = max(1, EVALUATIONS[place] // kind.evaluations)
+        steps = FEW[place] if kind.tells_ends else max(1, EVALUATIONS[place] // kind.evaluations)
         times, options = make_grid("even", PATH, steps, 1.0), OPTIONS.get(name, Options())
     end = kind.solve(watched, starts(), times, PATH, noise=noise, options=options)
     kept = seen[::STAGES] if kind.is_adaptive else seen
@@ -128,8 +146,7 @@ def _place(point: Tensor, shift: int) -> tuple[str, str]:
     return f"{shift + scale * (x + REACH):.1f}", f"{18 + scale * (REACH - y):.1f}"
 
 
-PICTURED = [name for name, kind in KINDS.items() if not kind.tells_ends]
-"""The average velocity of a mixture over a step, which the other needs, has no closed form."""
+PICTURED = tuple(KINDS)
 
 
 def make(folder: Path) -> list[Path]:

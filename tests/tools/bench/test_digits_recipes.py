@@ -12,29 +12,12 @@ from core.config.loading import load
 from core.root import ROOT
 from launch.demo import job as demo
 from tests.integration.recipe_cache import make_recipe_cache
-from tools.bench import digits_recipes
-from tools.bench.digits_recipes import NAMES, RECIPES, TABLED, Row, as_table, measure
+from tools.bench import class_use, digits_recipes
+from tools.bench.digits_recipes import NAMES, RECIPES, TABLED, Row, as_table, cost, measure
 from tools.train import job as train
 from tools.train.config import Config
 
 IMAGE, CLIP = (4, 1, 8, 8), (4, 5, 8, 8)
-PASSES = {"mean_flow": 5}  # of a step, forward passes' worth: 3, and 2 for the derivative along the flow
-
-
-def recipe(name: str, *fields: str) -> Config:
-    return load(Config, [RECIPES / f"digits_{name}.yaml"], ["source=x", "output=y", *fields])
-
-
-def cost(name: str) -> float:
-    """Return multiply-accumulates of a training."""
-    config = recipe(name)
-    images = config.data.group_size
-    clips = round(images * 16 / 80 / config.data.rank_multiple + 0.3) * config.data.rank_multiple
-    counts = {IMAGE: images} if config.data.groups_per_step == 1 else {IMAGE: images, CLIP: clips}
-    of_step = sum(
-        count * sum(config.model.macs_by_part(shape[1:]).values()) for shape, count in counts.items()
-    )
-    return of_step * config.trainer.steps * PASSES.get(name, 3)
 
 
 def test_every_recipe_is_in_the_table_and_in_the_docs() -> None:
@@ -59,19 +42,19 @@ def test_a_dry_run_refuses_nothing(name: str, tmp_path: Path) -> None:
 
 def test_rows_are_a_table() -> None:
     rows = [
-        Row("flow", "heun", 24, 0.91234, 12.34, None, 150.4),
-        Row("frames", "heun", 24, 0.9, 8, 0.85, 151),
+        Row("flow", "heun", 24, 0.91234, 12.34, None, 2.961e12),
+        Row("frames", "heun", 24, 0.9, 8, 0.85, 3e12),
     ]
     assert as_table(rows).splitlines()[2:] == [
-        "| `digits_flow` | `heun` | 24 | 0.912 | 12.3 |  | 150 |",
-        "| `digits_frames` | `heun` | 24 | 0.900 | 8.0 | 0.85 | 151 |",
+        "| `digits_flow` | `heun` | 24 | 0.912 | 12.3 |  | 2.96 |",
+        "| `digits_frames` | `heun` | 24 | 0.900 | 8.0 | 0.85 | 3.00 |",
     ]
 
 
 @pytest.mark.full
 @pytest.mark.multiprocess
 def test_the_digits_of_the_demo_are_trained_on_sampled_and_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("sklearn")
     demo.run(demo.Config(output=str(tmp_path / "demo"), scale="tiny"))
@@ -81,9 +64,13 @@ def test_the_digits_of_the_demo_are_trained_on_sampled_and_scored(
     assert [(row.recipe, row.evaluations) for row in rows] == [
         (each.recipe, each.evaluations) for each in TABLED if each.recipe in ("mean_flow", "frames")
     ]
-    assert all(row.seconds > 0 and row.frechet > 0 for row in rows)
+    assert all(row.macs > 0 and row.frechet > 0 for row in rows)
     written = json.loads((tmp_path / "out" / "table.json").read_text())
     assert written["rows"][0]["recipe"] == "mean_flow"
+    class_use.main(str(tmp_path / "demo" / "latents"), [str(tmp_path / "out" / "frames" / "run")])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("| frames | ")
+    assert said[-1].count(" / ") == len(class_use.LEVELS)
     done: list[tuple[str, ...]] = []
     monkeypatch.setattr(digits_recipes, "_do", lambda *words: done.append(words))
     assert measure(tmp_path / "demo", tmp_path / "out", **known) == rows

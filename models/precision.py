@@ -40,6 +40,16 @@ def compute_in(precision: Precision) -> None:
     torch.backends.cudnn.allow_tf32 = rounded
 
 
+def compute_repeatably(precision: Precision) -> dtype:
+    """Have equal work of this process give equal bytes; return the type of a network's weights."""
+    import torch
+
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    compute_in(precision)
+    return number_type(precision)
+
+
 def number_type(precision: Precision) -> dtype:
     """Return the type of a network's weights and activations."""
     import torch

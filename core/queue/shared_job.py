@@ -80,18 +80,24 @@ class SharedJob(ABC):
 
 
 def begin_anew(
-    output: Path, queue: QueueConfig, claim: Callable[[], object], shown: Callable[[str], str] = str
+    output: Path,
+    queue: QueueConfig,
+    claim: Callable[[], object],
+    shown: Callable[[str], str] = str,
+    *,
+    is_alone: bool = False,
 ) -> None:
     """Have the first of the processes that were started together remove what is there, by `claim`.
 
-    shown: what people call a unit.  UserError if another worker is at it.
+    shown: what people call a unit.  is_alone: whether this process is the only one of them that does the job.
+    UserError if another worker is at it.
     """
 
     def work() -> None:
         _require_alone(output / LEASES, queue, shown)
         claim()
 
-    if environment.place().size == 1:
+    if is_alone or environment.place().size == 1:
         work()
         return
     world = ranks.start("cpu", folder=output)  # only to wait for one another

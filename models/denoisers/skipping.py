@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
 
 from core.batch import Condition
 from core.errors import UserError
 from models.denoisers.network import Denoiser
+
+
+def numbers_of(model: Denoiser, blocks: Sequence[nn.Module]) -> tuple[int, ...]:
+    """Return the numbers, among all `blocks` of a network, of those that it computes now."""
+    places = {id(block): number for number, block in enumerate(blocks)}
+    return tuple(places[id(block)] for block in model.blocks)
 
 
 class WithoutBlocks:

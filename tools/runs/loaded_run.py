@@ -15,6 +15,7 @@ from core.config.loading import from_dict
 from core.config.yaml_files import read_section
 from core.diffusion.paths.config import PathRecord
 from core.diffusion.predictions import Prediction
+from core.distributed.sequence import SequenceGroup
 from core.errors import UserError, WorkError, below
 from core.files import sha256_file
 from core.run.folder import AUTOENCODER, CONFIG, EXPORT
@@ -130,12 +131,18 @@ def recorded_network(folder: Path) -> DenoiserConfig:
 
 
 def open_run(
-    folder: Path, checkpoint: str, weights: str, device: torch.device, dtype: torch.dtype = torch.float32
+    folder: Path,
+    checkpoint: str,
+    weights: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    sequence: SequenceGroup | None = None,
 ) -> LoadedRun:
     """Load a run folder or an export; UserError if it is none, WorkError if it is damaged.
 
     checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw"; an
     export has one set, and "ema" is whichever that is.  dtype: of the network; the autoencoder is in float32.
+    sequence: the ranks that compute the network together, if not this one alone.
     """
     space = LatentSpace.read(folder)
     decoder = open_autoencoder(folder / AUTOENCODER)
@@ -153,7 +160,7 @@ def open_run(
     manifest = manifest_hash(chosen)  # first: weights replaced after this do not fit it any more
     state = load_weights(chosen, weights)
     network = recorded_network(folder)
-    model = network.build()
+    model = network.build(sequence)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

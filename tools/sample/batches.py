@@ -19,7 +19,7 @@ from core.faults.failpoints import failpoint
 from core.progress import say
 from core.run.folder import CONFIG, SAMPLES
 from models.denoisers.skipping import WithoutBlocks
-from models.precision import compute_in, number_type
+from models.precision import compute_repeatably
 from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.objective_kind import maps_to_data
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
@@ -32,6 +32,7 @@ from tools.sample.files.naming import fill, require_different
 from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, make_latents
 from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding, open_weak
+from tools.sample.networks.shared_tokens import Leader, require_shareable
 from tools.sample.noisy_classifiers.opening import open_classifier
 from tools.sample.parts import Decoded, Parts, Store
 from tools.sample.prompts import Prompts, embed
@@ -51,19 +52,18 @@ def prepare(
     asked: Asked,
     device: torch.device,
     record: dict[str, Any] | None,
+    leader: Leader | None = None,
 ) -> Job:
     """Read what samples are made from; UserError, with nothing written, where it is not as asked for, or not
     what the job was begun with.
 
-    record: what that is, None for a job that begins.
+    record: what that is, None for a job that begins.  leader: of ranks that share the tokens of samples.
     """
-    torch.backends.cudnn.benchmark = False  # workers that make the same samples make the same bytes
-    torch.backends.cudnn.deterministic = True
     precision = describing.precision_of(making, record, device.type)
-    making, dtype = replace(making, precision=precision), number_type(precision)
-    compute_in(precision)
+    making, dtype = replace(making, precision=precision), compute_repeatably(precision)
     checkpoint, source = describing.checkpoint_of(making, record), Path(making.source)
-    trained = open_run(source, checkpoint, making.weights, device, dtype)
+    sequence = leader.sequence if leader is not None else None
+    trained = open_run(source, checkpoint, making.weights, device, dtype, sequence)
     with below("tiling"):
         trained.autoencoder.set_tiling(making.tiling)
     settings = settings.at_rate(trained.space.fps)
@@ -78,10 +78,14 @@ def prepare(
             WithoutBlocks(trained.model, form.sampler.guide.skip_blocks)
     prompts = embed(schedule.texts, trained.space.text, folder, device)
     classifier = open_classifier(making.classifier, trained.space, device)
-    guiding = Guiding(trained, open_weak(making.weak, trained, record, device, dtype), classifier)
+    weak = open_weak(making.weak, trained, record, device, dtype, sequence)
+    guiding = Guiding(trained, weak, classifier)
     job = Job(settings, making, asked, trained, schedule, guiding, prompts)
     unchanged.require_same(Path(making.output), record or job.made_from, job.made_from)
     job.require_nameable()
+    if leader is not None:
+        require_shareable(trained.network, schedule, leader.sequence.size)
+        leader.open((making.source, trained), (making.weak.source, weak), precision=precision)
     for line in (*notes, *(f"warning: {each}" for each in job.warnings())):
         say(line)
     return job

@@ -88,6 +88,13 @@ class Config:
     seed: int = setting(0, "seed of the samples", low=0)
     overwrite: bool = setting(False, "generate again over finished samples", role="work")
     processes: int = setting(1, "workers on this machine that share the batches", low=1, role="work")
+    sequence_parallel: int = setting(
+        1,
+        "ranks that share the tokens of every sample, for clips too long for one: as many as are started "
+        "(processes=, torchrun, srun); 1: each rank is a worker of its own",
+        low=1,
+        role="work",
+    )
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest when the job begins")
     weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
     count: int = setting(100, "samples in all; classes take turns", low=1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from core.batch import Condition
 from core.diffusion.guidance.config import GuideConfig
 from core.diffusion.guidance.guides import Guides
+from core.distributed.sequence import SequenceGroup
 from core.errors import UserError, below
 from models.denoisers.skipping import WithoutBlocks
 from tools.runs.loaded_run import LoadedRun, open_run
@@ -34,16 +35,19 @@ def open_weak(
     record: Mapping[str, Any] | None,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    sequence: SequenceGroup | None = None,
 ) -> LoadedRun | None:
     """Open the weaker network, None without one; UserError where it is not for the same latents.
 
-    record: what the job was begun with, which keeps to its checkpoint.
+    record: what the job was begun with, which keeps to its checkpoint.  sequence: as `open_run` takes it.
     """
     if not config.source:
         return None
     begun = ((record or {}).get("weak") or {}).get("checkpoint", "")
     with below("weak"):
-        weak = open_run(Path(config.source), config.checkpoint or begun, config.weights, device, dtype)
+        weak = open_run(
+            Path(config.source), config.checkpoint or begun, config.weights, device, dtype, sequence
+        )
         for field in ALIKE:
             if (theirs := getattr(weak.space, field)) != (ours := getattr(trained.space, field)):
                 expected = f"a run like the other, with {field}={ours}; this one has {theirs}"

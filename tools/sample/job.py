@@ -24,6 +24,7 @@ from tools.sample.config import Config
 
 if TYPE_CHECKING:
     from tools.sample.given.config import TaskConfig
+    from tools.sample.networks.shared_tokens import Leader
     from tools.sample.requests.asked import Asked
     from tools.sample.requests.schedule import Schedule
 
@@ -81,8 +82,16 @@ def form_lines(schedule: Schedule, number: int, batch: int, largest: float) -> l
     ]
 
 
-def run(config: Config) -> None:
-    """Generate what is missing, then publish the samples, pictures of some and, last, samples.json."""
+def run(config: Config, leader: Leader | None = None) -> None:
+    """Generate what is missing, then publish the samples, pictures of some and, last, samples.json.
+
+    leader: this process, of ranks that share the tokens of samples, once they have met.
+    """
+    if config.sequence_parallel > 1 and leader is None:
+        from tools.sample.networks.shared_tokens import together
+
+        together(config.sequence_parallel, config.device, Path(config.output), partial(run, config))
+        return
     from core.distributed import device_choice
     from core.progress import say
     from core.queue import shared_job
@@ -113,14 +122,15 @@ def run(config: Config) -> None:
     if finished:
         say(finished)
         return
-    job = prepare(*sections, asked, device, record)  # first: overwriting removes what is there
+    job = prepare(*sections, asked, device, record, leader)  # first: overwriting removes what is there
     if config.overwrite:
-        shared_job.begin_anew(output, config.queue, take, sharing.shown)
+        is_alone = leader is not None
+        shared_job.begin_anew(output, config.queue, take, sharing.shown, is_alone=is_alone)
     else:
         take()
     agreed = describing.begin(output, job.made_from)
     if record is None and agreed["sha256"] != job.made_from["sha256"]:
-        job = prepare(*sections, asked, device, agreed)  # another worker began at once, and was first
+        job = prepare(*sections, asked, device, agreed, leader)  # another worker began at once, and was first
     parts = job.parts(agreed["sha256"])
     units = sharing.SampledUnits(job, parts, lambda: publish(job, parts))
     shared_job.work(units, config.queue)

@@ -1,0 +1,165 @@
+"""Sample with ranks that share the tokens of every sample (`core.distributed.sequence`).
+
+The first rank is a worker like any other, and makes all draws. Whenever it calls a network it sends the input
+to the others, which hold the same weights and compute their share of the tokens. They need to know which
+networks these are, and end when the first rank is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from core.batch import Condition
+from core.checkpoint import exported
+from core.distributed import ranks
+from core.distributed.sequence import SequenceGroup, make_sequence_group
+from core.errors import UserError, WorkError
+from core.run.ending import Ending
+from models.denoisers.network import Denoiser, DenoiserConfig
+from models.denoisers.skipping import numbers_of
+from models.precision import Precision, compute_repeatably
+from tools.runs.loaded_run import LoadedRun, open_run
+from tools.sample.requests.schedule import Schedule
+
+FIELD = "sequence_parallel"
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Where the weights of a network are, as `open_run` takes it, and their hash."""
+
+    source: str
+    checkpoint: str
+    weights: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """The networks of a job, which followers open.  precision: in which they compute."""
+
+    each: tuple[_Network, ...]
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a network.  tensors: shape and dtype of each of its inputs, None for one that is not there.
+
+    blocks: numbers of those that are computed.
+    """
+
+    network: int
+    tensors: tuple[tuple[tuple[int, ...], torch.dtype] | None, ...]
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Leader:
+    """The first of the ranks that share tokens.  sequence: all of them."""
+
+    sequence: SequenceGroup
+
+    def open(self, *runs: tuple[str, LoadedRun | None], precision: Precision) -> None:
+        """Have the others open the networks of these folders, and compute with them from now on."""
+        opened = [(source, run) for source, run in runs if run is not None]
+        each = [
+            _Network(source, _checkpoint(source, run), run.weights, run.weights_sha256)
+            for source, run in opened
+        ]
+        ranks.broadcast_object(_Networks(tuple(each), precision))
+        for number, (_, run) in enumerate(opened):
+            run.model.register_forward_pre_hook(partial(_send, number, list(run.model.blocks)))
+
+    def end(self) -> None:
+        """Let the others end."""
+        ranks.broadcast_object(None)
+
+
+def together(size: int, device: str, output: Path, lead: Callable[[Leader], None]) -> None:
+    """Have the first of `size` ranks do `lead`, and the others compute with it (collective: all ranks).
+
+    UserError where there are not as many ranks.
+    """
+    world = ranks.start(device, folder=output)
+    try:
+        if world.size != size:
+            expected = f"the number of ranks, {world.size} (processes={size} starts so many here)"
+            raise UserError(FIELD, size, expected)
+        sequence = make_sequence_group(world, size)
+        assert sequence is not None
+        if world.rank == 0:
+            lead(leader := Leader(sequence))
+            leader.end()
+        else:
+            with Ending(speaks=False).catching():
+                _follow(world.device, sequence)
+    finally:
+        ranks.stop(world)
+
+
+def _checkpoint(source: str, run: LoadedRun) -> str:
+    """Return the checkpoint as `open_run` takes it."""
+    return "" if exported.is_export(Path(source)) else run.checkpoint
+
+
+def require_shareable(network: DenoiserConfig, schedule: Schedule, size: int) -> None:
+    """Raise UserError for what ranks cannot share: a network without tokens, or derivatives of it."""
+    if network.attention_heads(size) is None:
+        raise UserError(FIELD, size, f"1: model.kind={network.kind} cannot share the tokens of an input")
+    if any(form.task.keep == "projection" for form in schedule.forms):
+        raise UserError(FIELD, size, "1 with task.keep=projection, which takes derivatives of the network")
+
+
+def _send(number: int, blocks: Sequence[nn.Module], model: Denoiser, inputs: tuple[Any, ...]) -> None:
+    """Send the inputs of a call to the others, before it."""
+    x, time, condition = inputs
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise UserError(FIELD, dist.get_world_size(), "1 where derivatives of the network are taken")
+    tensors = (x, time, *(getattr(condition, field.name) for field in fields(Condition)))
+    kinds = tuple(None if t is None else (tuple(t.shape), t.dtype) for t in tensors)
+    ranks.broadcast_object(_Call(number, kinds, numbers_of(model, blocks)))
+    for tensor in tensors:
+        if tensor is not None:
+            dist.broadcast(tensor.detach().contiguous(), src=0)
+
+
+@torch.no_grad()
+def _follow(device: torch.device, sequence: SequenceGroup) -> None:
+    """Compute what the first rank calls until it is done."""
+    models: list[tuple[Denoiser, list[nn.Module]]] = []
+    while (message := ranks.broadcast_object(None)) is not None:
+        if isinstance(message, _Networks):
+            models = [_opened(each, message.precision, device, sequence) for each in message.each]
+            continue
+        model, blocks = models[message.network]
+        tensors = [_received(kind, device) for kind in message.tensors]
+        model.blocks = nn.ModuleList(blocks[number] for number in message.blocks)
+        model(tensors[0], tensors[1], Condition(*tensors[2:]))
+
+
+def _received(kind: tuple[tuple[int, ...], torch.dtype] | None, device: torch.device) -> Tensor | None:
+    if kind is None:
+        return None
+    tensor = torch.empty(kind[0], dtype=kind[1], device=device)
+    dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def _opened(
+    network: _Network, precision: Precision, device: torch.device, sequence: SequenceGroup
+) -> tuple[Denoiser, list[nn.Module]]:
+    """Open a network of the first rank; WorkError where other weights are there now."""
+    dtype, folder = compute_repeatably(precision), Path(network.source)
+    run = open_run(folder, network.checkpoint, network.weights, device, dtype, sequence)
+    if run.weights_sha256 != network.sha256:
+        raise WorkError(f"{folder}: other weights than those that the first rank has opened")
+    return run.model, list(run.model.blocks)

@@ -64,6 +64,8 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
             format = _container(suffix, stream)
             target = stack.enter_context(av.open(out, "w", format=format, options={"fflags": "+bitexact"}))
             copy = target.add_stream_from_template(stream)
+            if format == "mov":  # its tag says which ProRes it is, and so how many bits are decoded
+                copy.codec_context.codec_tag = stream.codec_context.codec_tag
             if has_side_alpha(stream):
                 copy.metadata["alpha_mode"] = "1"
             second = int(1 / stream.time_base)  # files seek by times of decoding, which are earlier

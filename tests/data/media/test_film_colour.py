@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
+from data.media.clips import ClipConfig
 from data.media.colour import PRIMARIES, to_bt709
 from data.media.film.looks import look_of, to_rgb
-from data.media.formats import MediaError
+from data.media.formats import DEFAULT_LIMITS, MediaError
 from data.media.images import check, decode_video, encode_mp4, probe
+from data.media.remux import clips_of, copy_clip
 from tests.data.colours import (
     BT2020_TO_BT709,
     P3_TO_BT709,
@@ -179,6 +181,19 @@ def test_alpha_of_films_is_laid_over_white(codec: str, container: str, format: s
     expected = pixels[..., :3] * opacity + 255 * (1 - opacity)
     assert np.abs(decode_video(file.getvalue())[1] - expected).mean() < 2
     assert probe(file.getvalue()).found["alpha"] == "transparent"
+
+
+def test_clips_of_prores_are_decoded_at_its_own_depth() -> None:
+    """4444 is decoded to 12 bits, 422 to 10; only the tag in QuickTime's table tells them apart."""
+    codes = np.linspace(0.1, 0.9, 9).reshape(3, 3)
+    tags = {"primaries": 1, "transfer": 1, "matrix": 1, "format": "yuva444p10le"}
+    data = coloured_film(codes, codec="prores_ks", container="mov", **tags)
+    clips, _ = clips_of(data, ClipConfig(length_s=1 / 8), DEFAULT_LIMITS)
+    assert clips is not None
+    copy = copy_clip(io.BytesIO(data), clips[1], DEFAULT_LIMITS)
+    with av.open(io.BytesIO(data)) as whole, av.open(io.BytesIO(copy)) as part:
+        assert [next(film.decode(video=0)).format.name for film in (whole, part)] == ["yuva444p12le"] * 2
+    assert np.array_equal(decode_video(copy)[0], decode_video(data)[1])
 
 
 def test_our_own_films_are_read_as_they_were(tmp_path) -> None:

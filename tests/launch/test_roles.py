@@ -110,7 +110,7 @@ ROLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(("weak.source", "classifier"), "place"),
         **within("task", ("given", "given_last", "image", "mask"), "place"),
         **within("queue", ("timeout_s", "heartbeat_s", "attempts", "losses"), "work"),
-        **dict.fromkeys(("batch", "device", "sequence_parallel"), "work"),
+        **dict.fromkeys(("batch", "device", "sequence_parallel", "compile"), "work"),
     },
     "evaluate": {
         **OUTPUTS,

@@ -32,6 +32,7 @@ from tools.sample.files.naming import fill, require_different
 from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, make_latents
 from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding, open_weak
+from tools.sample.networks.compiling import compile_networks, settled
 from tools.sample.networks.shared_tokens import Leader, require_shareable
 from tools.sample.noisy_classifiers.opening import open_classifier
 from tools.sample.parts import Decoded, Parts, Store
@@ -80,7 +81,11 @@ def prepare(
     classifier = open_classifier(making.classifier, trained.space, device)
     weak = open_weak(making.weak, trained, record, device, dtype, sequence)
     guiding = Guiding(trained, weak, classifier)
-    job = Job(settings, making, asked, trained, schedule, guiding, prompts)
+    compiles = settled(making.compile, device.type, shares_tokens=leader is not None)
+    if compiles:
+        networks = [run.model for run in (trained, weak) if run is not None]
+        compile_networks(networks, len(schedule.forms))
+    job = Job(settings, making, asked, trained, schedule, guiding, prompts, compiles)
     unchanged.require_same(Path(making.output), record or job.made_from, job.made_from)
     job.require_nameable()
     if leader is not None:
@@ -102,6 +107,7 @@ class Job:
     schedule: Schedule
     guiding: Guiding
     prompts: Prompts | None = None
+    is_compiled: bool = False
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
@@ -244,17 +250,24 @@ class Job:
         """What makes pixels of latents."""
         return Decoder.of(self.trained)
 
-    def make(self, rows: range) -> Made:
+    def form_at(self, rows: range) -> int:
+        """Return the form of the samples at places `rows` of the order, which share one."""
+        return int(self.schedule.form[self.schedule.order[rows.start]])
+
+    def make(self, rows: range, most: int = 0) -> Made:
         """Return the latents of the samples at places `rows` of the order, which are of one form.
 
-        So many are made at once as `batch` says.
+        So many are made at once as `batch` says.  most: samples of the largest unit of the form; networks
+        that are compiled make as many in every batch, of which those too many are samples made twice.
         """
-        size, form = self.making.batch, int(self.schedule.form[self.schedule.order[rows.start]])
+        size, form = self.making.batch, self.form_at(rows)
         networks, made = (self.prompts, self.guiding), []
         for start in range(rows.start, rows.stop, size):
             samples = self.schedule.order[start : min(start + size, rows.stop)]
-            given = (self.schedule, *networks, self.beside_of(form))
-            made.append(generate(self.trained, self.shapes[form], samples, *given))
+            given, count = (self.schedule, *networks, self.beside_of(form)), len(samples)
+            if self.is_compiled and count < (width := min(size, most)):
+                samples = np.concatenate([samples, np.repeat(samples[-1:], width - count)])
+            made.append(generate(self.trained, self.shapes[form], samples, *given)[:count])
             failpoint("sample.batch")
         return self.decoder.hand_over(torch.cat(made), self.sizes[form].frames)
 

@@ -156,6 +156,12 @@ class Config:
         "in which the network computes; tf32: as fp32, products on GPUs rounded to 10 bits; auto: bf16 on "
         "CUDA, else fp32",
     )
+    compile: bool | Literal["auto"] = setting(
+        "auto",
+        "compile the network's blocks, once for each shape of samples; auto: on CUDA, where a C compiler and "
+        "Triton are",
+        role="work",
+    )
     batch: int = setting(100, "samples generated at once, which one worker takes", low=1, role="work")
     queue: QueueConfig = setting(QueueConfig(), "how workers share the batches")
     tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")

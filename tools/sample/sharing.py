@@ -46,6 +46,10 @@ class SampledUnits(SharedJob):
         size = agreed_size(self.output / LEASES, parts, job.making.batch)
         self.units = cut(job.schedule.stretches, size)
         self.sizes = {unit: len(rows) for unit, rows in self.units.items()}
+        self.largest: dict[int, int] = {}  # samples of a unit of each form
+        for rows in self.units.values():
+            form = job.form_at(rows)
+            self.largest[form] = max(self.largest.get(form, 0), len(rows))
 
     def listed(self) -> set[str]:
         """Return the units that are generated."""
@@ -63,7 +67,7 @@ class SampledUnits(SharedJob):
     def make(self, unit: str) -> Callable[[], None]:
         """Make a unit's latents; return what decodes and writes them, beside the next unit's."""
         rows = self.units[unit]
-        made = self.job.make(rows)
+        made = self.job.make(rows, self.largest[self.job.form_at(rows)])
 
         def write() -> None:
             with naming_device():

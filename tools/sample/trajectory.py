@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from core.diffusion.solvers.levels import Estimate, Level
 from data.media.pictures import caption, enlarge, enlargement, page, write_png
 from tools.sample.generating import Maker, decode, make_latents
+from tools.sample.networks.compiling import uncompiled
 
 if TYPE_CHECKING:
     from tools.sample.batches import Job
@@ -37,7 +39,8 @@ def draw_trajectory(job: Job) -> None:
         seen.append((share, (x / (level.alpha + level.sigma)).cpu(), estimate.data.cpu()))
 
     networks, beside = (job.prompts, job.guiding), job.beside_of(form, observe)
-    last = make_latents(Maker.of(job.trained), job.shapes[form], samples, job.schedule, *networks, beside)
+    with uncompiled() if job.is_compiled else contextlib.nullcontext():
+        last = make_latents(Maker.of(job.trained), job.shapes[form], samples, job.schedule, *networks, beside)
     seen.append((0.0, last.cpu(), last.cpu()))
     rows: list[list[NDArray[np.uint8]]] = [[] for _ in range(2 * len(samples))]
     for number in np.linspace(0, len(seen) - 1, min(COLUMNS, len(seen))).round().astype(int):

@@ -48,6 +48,7 @@ class Making:
     classifier: str
     text_encoder: str
     precision: AskedPrecision
+    compile: bool | Literal["auto"]
     batch: int
     tiling: TilingConfig
 

@@ -114,6 +114,15 @@ class Archive:
     def __init__(self, archive: zipfile.ZipFile, file: IO[bytes]) -> None:
         self._archive, self._file = archive, file
 
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(each.removesuffix(".npy") for each in self._archive.namelist())
+
+    def header(self, name: str) -> Header:
+        """Return what an array says of itself; within `open_archive`."""
+        with self._archive.open(self._archive.getinfo(f"{name}.npy")) as member:
+            return read_header(member)
+
     def read(self, name: str, most: int) -> NDArray[Any]:
         """Return an array, its CRC compared before its header is believed; within `open_archive`.
 

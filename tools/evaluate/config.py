@@ -99,8 +99,8 @@ class Config:
     )
     reference: str = setting(
         "",
-        "inception, dinov2, i3d: npz of published statistics (mu, sigma, and mu_s, sigma_s for sFID) instead "
-        "of `real`",
+        "inception, dinov2, i3d: npz of published statistics (mu, sigma, and mu_s, sigma_s for sFID), with "
+        "pictures (arr_0) or without, instead of `real`",
         shown="path",
         role="place",
     )

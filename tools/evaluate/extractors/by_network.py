@@ -23,6 +23,7 @@ from tools.evaluate.extractors.extractor import Extractor, Seen
 from tools.evaluate.extractors.feature_parts import MADE, REAL, FeatureParts
 from tools.evaluate.extractors.feature_units import FeatureUnits, Real
 from tools.evaluate.extractors.kinds import KINDS
+from tools.evaluate.extractors.reference_pictures import ReferencePictures, pictures_of
 from tools.evaluate.real_samples import Shape, nothing_readable, rule_of
 from tools.runs import rulers
 from tools.runs.sample_files import prompts_of
@@ -67,11 +68,7 @@ def share(
     torch.backends.cudnn.deterministic = True
     extractor = KINDS[asked.extractor](Path(asked.extractor_weights), own_device(asked.device))
     extractor.require_enough("source", samples.folder, samples.count)
-    real = None
-    if asked.real:
-        shape = Shape(samples.frames, samples.height, samples.width)
-        data = Dataset(Path(asked.real))
-        real = Real(data, shape, asked.most_real, asked.seed, asked.fps, asked.stride)
+    real = _real_side(samples, asked)
     settings = {name: getattr(asked, name) for name in ("most_real", "seed", "fps", "stride", "threads")}
     made_from = fingerprint({**of, **extractor.ruler, **settings})
 
@@ -82,10 +79,20 @@ def share(
     shared_job.work(units, queue)
 
 
+def _real_side(samples: Samples, asked: Comparison) -> Real | ReferencePictures | None:
+    """Return what the network sees beside the samples; None where statistics stand for it."""
+    if not asked.real:
+        return (
+            pictures_of(Path(asked.reference), asked.most_real, asked.seed) if samples.frames == 1 else None
+        )
+    shape = Shape(samples.frames, samples.height, samples.width)
+    return Real(Dataset(Path(asked.real)), shape, asked.most_real, asked.seed, asked.fps, asked.stride)
+
+
 def _scores_of(
     samples: Samples,
     extractor: Extractor,
-    real: Real | None,
+    real: Real | ReferencePictures | None,
     parts: FeatureParts,
     asked: Comparison,
     of: Mapping[str, Any],
@@ -93,11 +100,11 @@ def _scores_of(
     """Return the content of scores.json."""
     what = "clips" if extractor.of_clips else "images"
     made = extractor.seen(parts.of(MADE))
-    if real is None:
-        found = extractor.scores_by_statistics(made, Path(asked.reference), asked.seed)
-        beside = {"reference_sha256": of["reference"]}
-    else:
+    if isinstance(real, Real):
         found, beside = _against(extractor, made, real, parts, of)
+    else:
+        found, beside = _against_reference(extractor, made, real, parts, asked)
+        beside["reference_sha256"] = of["reference"]
     found |= _beside_texts(extractor, made, samples, asked.seed)
     found[what] = samples.count
     found |= extractor.singular(samples.count, what, "the distance")
@@ -119,6 +126,29 @@ def _against(
     if extractor.of_clips:
         rule |= {"fps": real.fps, "stride": real.stride}
     return found, {"real": of["real"], "most_real": real.most, "seed": real.seed, **rule}
+
+
+def _against_reference(
+    extractor: Extractor,
+    made: Seen,
+    pictures: ReferencePictures | None,
+    parts: FeatureParts,
+    asked: Comparison,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return scores against published statistics, and, by the pictures beside these, all others."""
+    path = Path(asked.reference)
+    if pictures is None:
+        if extractor.of_pictures:
+            missing = ", ".join(extractor.of_pictures)
+            say(f"{path} has statistics alone, without pictures: no {missing}")
+        return extractor.scores_by_statistics(made, path, asked.seed), {}
+    seen = extractor.seen(parts.of(REAL), is_real=True)
+    extractor.require_enough("reference", path, len(seen.features))
+    found = extractor.scores(made, seen, asked.seed) | {"reference_count": len(seen.features)}
+    if pictures.has_statistics:
+        found |= extractor.scores_by_statistics(made, path, asked.seed)
+    rule = {"reference_statistics": pictures.has_statistics, "most_real": asked.most_real, "seed": asked.seed}
+    return found, {**rule, "reference_count": len(seen.features)}
 
 
 def _beside_texts(extractor: Extractor, made: Seen, samples: Samples, seed: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from core.errors import UserError
 from models.extractors.vision import DINOV2_SIDE, DinoV2, load_dinov2
 from tools.evaluate.extractors.extractor import (
     FEATURES,
+    NEIGHBOURS,
     UNKNOWN,
     Extractor,
     Numbers,
@@ -35,6 +36,7 @@ class DinoV2Scores(Extractor):
     network: DinoV2
     device: torch.device
     least: ClassVar[int] = LEAST_SAMPLES
+    of_pictures: ClassVar[tuple[str, ...]] = NEIGHBOURS
 
     @property
     def ruler(self) -> dict[str, Any]:

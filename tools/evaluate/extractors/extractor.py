@@ -27,6 +27,7 @@ Features = NDArray[np.float32]
 UNKNOWN = {"extractor_weights": "of unknown origin"}  # in rulers: no published hash to compare theirs with
 Numbers = Mapping[str, Features]
 FEATURES = "features"
+NEIGHBOURS = (names.PRECISION, names.RECALL, names.DENSITY, names.COVERAGE)
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class Extractor(ABC):
     """A network on its device.
 
     of_clips: whether it sees clips, not images.  of_texts: whether it has `text_scores`.  least: samples of
-    either side without which its measures are not defined.
+    either side without which its measures are not defined.  of_pictures: scores that need the real samples,
+    not statistics of them alone.
     """
 
     of_clips: ClassVar[bool] = False
     of_texts: ClassVar[bool] = False
     least: ClassVar[int] = 2
+    of_pictures: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ from core.run.folder import SCORES
 from data.dataset.index import Dataset
 from tools.evaluate.extractors.extractor import Extractor, Pixels
 from tools.evaluate.extractors.feature_parts import FOLDER, MADE, REAL, FeatureParts, cut
+from tools.evaluate.extractors.reference_pictures import ReferencePictures
 from tools.evaluate.real_samples import Labels, Shape, batched, chosen_rows, read_rows
 from tools.runs.samples import Samples
 
@@ -60,7 +61,7 @@ class FeatureUnits(SharedJob):
         output: Path,
         extractor: Extractor,
         samples: Samples,
-        real: Real | None,
+        real: Real | ReferencePictures | None,
         batch: int,
         made_from: str,
         put_together: Callable[[FeatureParts], None],

@@ -19,9 +19,11 @@ from core.checkpoint.tensor_file import load_tensors
 from core.checkpoint.torch_file import read_tensors
 from core.errors import UserError
 from core.files import sha256_file
+from core.progress import say
 from models.extractors import inception
 from tools.evaluate.extractors.extractor import (
     FEATURES,
+    NEIGHBOURS,
     UNKNOWN,
     Extractor,
     Features,
@@ -53,6 +55,7 @@ class InceptionScores(Extractor):
     device: torch.device
     sha256: str
     least: ClassVar[int] = LEAST_SAMPLES
+    of_pictures: ClassVar[tuple[str, ...]] = (names.KID, *NEIGHBOURS)
 
     @property
     def ruler(self) -> dict[str, Any]:
@@ -115,6 +118,7 @@ class InceptionScores(Extractor):
         try:
             spatial = read_reference(path, SPATIAL_WIDTH, ("mu_s", "sigma_s"))
         except UserError:
+            say(f"{path} has no mu_s and sigma_s: no {names.SFID} by its statistics")
             return found
         return {**found, **distance_scores(names.SFID, made.more[SPATIAL], spatial, seed)}
 

@@ -160,6 +160,35 @@ def test_the_clip_score_pairs_each_file_with_its_prompt(tmp_path: Path, real: Pa
     assert found["clip_score_interval"] >= 0
 
 
+def test_a_reference_with_pictures_gives_every_score(
+    tmp_path: Path, real: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = save_dinov2(tmp_path / "dino")
+    write_samples(tmp_path, pictures(1, 8), np.full(8, -1))
+    by_pictures = scores(tmp_path, network, "by_real", extractor="dinov2", real=str(real))
+    arrays: dict[str, Any] = {"arr_0": pictures(0, 12)}
+    np.savez(tmp_path / "pictures.npz", **arrays)
+    found = scores(tmp_path, network, "a", extractor="dinov2", reference=str(tmp_path / "pictures.npz"))
+    same = ("fd_dinov2", "precision", "recall", "density", "coverage", "reference_count")
+    assert [found[name] for name in same] == pytest.approx([by_pictures[name] for name in same])
+    statistics = {"mu": np.zeros(8), "sigma": np.eye(8)}
+    np.savez(tmp_path / "both.npz", **arrays, **statistics)
+    both = scores(tmp_path, network, "b", extractor="dinov2", reference=str(tmp_path / "both.npz"))
+    np.savez(tmp_path / "alone.npz", **statistics)
+    capfd.readouterr()
+    alone = scores(tmp_path, network, "c", extractor="dinov2", reference=str(tmp_path / "alone.npz"))
+    assert "without pictures: no precision, recall, density, coverage" in capfd.readouterr().err
+    assert both["fd_dinov2"] == alone["fd_dinov2"] != found["fd_dinov2"]
+    assert both["precision"] == found["precision"]
+    assert "precision" not in alone
+    assert [each["ruler"].get("reference_statistics") for each in (found, both, alone)] == [False, True, None]
+    np.savez(tmp_path / "other.npz", arr_0=np.zeros((3, 4)), **statistics)
+    with pytest.raises(
+        UserError, match=r"reference=.*whose arr_0 are pictures, uint8 .* not float64 \(3, 4\)"
+    ):
+        scores(tmp_path, network, "d", extractor="dinov2", reference=str(tmp_path / "other.npz"))
+
+
 def test_too_few_samples_of_either_side_are_refused(tmp_path: Path, real: Path) -> None:
     network = save_dinov2(tmp_path / "dino")
     few = write_samples(tmp_path / "few", pictures(1, 5), np.full(5, -1))

@@ -218,7 +218,7 @@ def neighbour_intervals(
         apart.append(found.recall_apart)
     return {
         names.interval(names.PRECISION): half_width(np.mean(without, axis=0)),
-        names.interval(names.RECALL): width_by_halves(np.mean(apart, axis=0)),
+        names.interval(names.RECALL): width_by_halves(np.mean(apart, axis=0), count),
     }
 
 

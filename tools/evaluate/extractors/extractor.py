@@ -155,7 +155,7 @@ def neighbour_scores(made: Seen, real: Seen, seed: int) -> dict[str, float]:
 def _neighbour_intervals(found: Near, seed: int) -> dict[str, float]:
     return {
         names.interval(names.PRECISION): mean_interval(found.inside, seed),
-        names.interval(names.RECALL): width_by_halves(found.recall_apart),
+        names.interval(names.RECALL): width_by_halves(found.recall_apart, len(found.reached)),
         names.interval(names.DENSITY): mean_interval(found.balls, seed),
-        names.interval(names.COVERAGE): width_by_halves(found.coverage_apart),
+        names.interval(names.COVERAGE): width_by_halves(found.coverage_apart, len(found.covered)),
     }

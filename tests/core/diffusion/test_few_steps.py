@@ -269,15 +269,15 @@ class Small(nn.Module):
         return self.layers(seen).reshape(x.shape)
 
 
-def trained(steps: int) -> nn.Module:
+def trained(steps: int, seed: int) -> nn.Module:
     """Train a small network on the average velocities of the Gaussian."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network, size = Small(), 512
     objective = objective_of("mean_flow", mean_flow=MeanFlowConfig(instant_share=0.25, power=0.0))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2, betas=(0.9, 0.99))
     ids = torch.arange(size)
     for step in range(steps):
-        drawn = Draws(1, step, ids, ids)
+        drawn = Draws(1 + seed, step, ids, ids)
         x0 = MEAN + DEVIATION * drawn.normal("data", PLANE)
         optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / steps)
         optimizer.zero_grad()
@@ -287,11 +287,13 @@ def trained(steps: int) -> nn.Module:
 
 
 @pytest.mark.full
-def test_a_small_network_learns_to_sample_in_one_step() -> None:
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_small_network_learns_to_sample_in_one_step(seed: int) -> None:
     """Within 10 % rms of the exact end of the flow from the same start, over the deviation of the data."""
-    network, ids = trained(3000), torch.arange(4096)
-    drawn = Draws(5, 0, ids, ids)
+    network, ids = trained(3000, seed), torch.arange(4096)
+    drawn = Draws(5 + seed, 0, ids, ids)
     config = SamplerConfig(solver="mean_flow", steps=1)
     found = sample(network, (len(ids), *PLANE), Condition(), config, PATH, "flow", drawn)
     wanted = moved(drawn.normal("sample_start", PLANE), torch.ones(1), torch.zeros(1))
-    assert float((found - wanted).square().mean().sqrt()) < 0.1 * DEVIATION
+    error = float((found - wanted).square().mean().sqrt()) / DEVIATION
+    assert error < 0.1

@@ -9,7 +9,6 @@ disks as long as it takes: each watches its own.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from core.checkpoint.writer import write_checkpoint
 from core.distributed import ranks
 from core.errors import WorkError
 from core.faults import failpoints
+from core.reading.side_threads import side_thread
 from core.run.run_lock import Attempt
 
 Job = tuple[CheckpointStore, Snapshot]
@@ -114,5 +114,5 @@ def _in_background(work: Callable[[], str]) -> Future[str]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    side_thread(run, name="checkpoint").start()
     return future

@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
+from core.reading.side_threads import number_of_threads
 
 T = TypeVar("T")
 MOST_THREADS = 4  # more are no faster where the memory is the limit
 
 
 def shared(pieces: Sequence[T], work: Callable[[T], None]) -> None:
-    """Do `work` on all pieces, in order and by this thread alone where torch has one thread.
+    """Do `work` on all pieces, in order and by this thread alone where torch has one thread in this process.
 
     Else each thread takes an equal stretch of them, this one the first. The first error is raised when all
     have ended.
     """
-    threads = min(MOST_THREADS, torch.get_num_threads(), len(pieces))
+    threads = min(MOST_THREADS, number_of_threads(), len(pieces))
     if threads <= 1:
         _all(pieces, work)
         return

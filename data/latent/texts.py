@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core.draws import Draws
 from core.progress import counted, say
+from core.reading.side_threads import all_threads
 from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset
 from data.latent.caption_table import text_of
@@ -180,7 +181,8 @@ class RowTexts:
             if length > limit:
                 line = f"warning: a caption of {counted(length, 'token')} is cut to {limit}: {text[:40]!r}"
                 self._tell(line, "cut")
-        self._known |= zip(new, embed(self._encoder, new, CAPTIONS), strict=True)
+        with all_threads():  # on a CPU other numbers of threads may give other bits
+            self._known |= zip(new, embed(self._encoder, new, CAPTIONS), strict=True)
         self._bytes += sum(self._known[text].nbytes for text in new)
         for text in wanted:
             self._known.move_to_end(text)

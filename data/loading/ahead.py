@@ -2,7 +2,8 @@
 
 A step of training pays for what it does between two batches. So the hand-over is two queues without locks of
 Python's own, and the thread lets go of a batch that was used: to free its dozen tensors takes as long as all
-the rest (25 of 90 microseconds; an executor with its futures took the other 50).
+the rest (25 of 90 microseconds; an executor with its futures took the other 50). And torch computes in the
+thread by itself (`core/reading/side_threads.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, TypeVar
+
+from core.reading.side_threads import side_thread
 
 T = TypeVar("T")
 
@@ -26,7 +28,7 @@ def read_ahead(make: Callable[[int], T], first: int, depth: int, stop: int | Non
     numbers = itertools.count(first) if stop is None else iter(range(first, stop))
     wanted: SimpleQueue[tuple[int | None, list[Any]]] = SimpleQueue()  # a number, and what was used
     made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-    thread = Thread(target=_work, args=(make, wanted, made), name="read-ahead", daemon=True)
+    thread = side_thread(_work, make, wanted, made, name="read-ahead")
 
     def close() -> None:
         with contextlib.suppress(Empty):

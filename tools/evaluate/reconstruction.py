@@ -31,6 +31,7 @@ from tools.runs import score_names as names
 
 PICTURE = "reconstructions.png"
 SHOWN = 8  # pairs in the picture
+FORMULAS = 1  # version of PSNR, SSIM and LPIPS, in rulers
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def _records(
 ) -> dict[str, Any]:
     measured = {
         "measure": "reconstruction",
+        "reconstruction_formulas": FORMULAS,
         "size": list(asked.reconstruction.size),
         "real": of["real"],
         **rule_of(Dataset(Path(asked.real))),

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.files import fingerprint
-from tools.runs.samples import Samples, read_made_from
+from tools.runs.sample_files import rows_of
+from tools.runs.samples import FILES, Samples, read_made_from
 
 OF, RULER, SUBJECT = "of", "ruler", "subject"  # in scores.json, beside the scores
 PAIRS = "closest_pairs"  # samples and the training pictures that are most alike
@@ -27,7 +28,20 @@ def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[
     begun = [read_made_from(each.folder) for each in samples]
     precisions = {record.get("precision", "fp32") if record else None for record in begun}
     subject["precision"] = precisions.pop() if len(precisions) == 1 else sorted(map(str, precisions))
+    told = {prompts_rewritten(each) for each in samples}
+    subject["prompts_rewritten"] = told.pop() if len(told) == 1 else None
     return {RULER: ruler, SUBJECT: subject}
+
+
+def prompts_rewritten(samples: Samples) -> bool | None:
+    """Return whether samples were made from other texts than their names, as where prompts are rewritten.
+
+    None where samples with prompts are no files of their own, which do not say.
+    """
+    if not (samples.folder / FILES).is_file():
+        return None if samples.record.get("prompts") else False
+    requests = [row["request"] for row in rows_of(samples.folder / FILES)]
+    return any(each.get("name") and each.get("prompt", each["name"]) != each["name"] for each in requests)
 
 
 def _form(samples: Samples) -> dict[str, Any]:

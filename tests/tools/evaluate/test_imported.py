@@ -44,7 +44,7 @@ def test_a_result_stands_in_the_scores_with_its_ruler(samples: Path) -> None:
     record = json.loads((imported(samples, "vbench", VBENCH) / "scores.json").read_text())
     assert (record["subject_consistency"], record["color"]) == (0.91, 0.5)
     assert record["ruler"]["measured_by"] == "vbench 0.1.5"
-    assert record["ruler"]["prompts_rewritten"] is False
+    assert record["ruler"]["prompts_rewritten"] is record["subject"]["prompts_rewritten"] is False
     assert record["ruler"]["samples"]["images"]["count"] == 3
     assert record["subject"]["sampler"]["steps"] == 1
     assert len(record["of"]["imported"]) == 64

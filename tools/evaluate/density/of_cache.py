@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from data.dataset.index import Dataset
     from tools.evaluate.config import DensityConfig
 
+FORMULAS = 1  # version of the measures, in rulers
+
 ROWS = "densities.jsonl"  # in the output: a row a sample
 
 
@@ -61,6 +63,7 @@ class Asked:
         kept = self._measured(path, mark)
         scores = summary([kept[int(ids[row])] for row in chosen])
         ruler = {"measure": kind, **to_dict(self.config), "seed": seed, "real": self.of["real"]}
+        ruler["formulas"] = FORMULAS
         made = {rulers.OF: dict(self.of), rulers.RULER: ruler, rulers.SUBJECT: self.of["samples"]}
         return {**scores, **made}
 

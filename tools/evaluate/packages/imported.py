@@ -13,9 +13,8 @@ from core.files import instead
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.records import iterate
-from tools.runs.rulers import OF, of_samples
-from tools.runs.sample_files import rows_of
-from tools.runs.samples import FILES, Samples
+from tools.runs.rulers import OF, of_samples, prompts_rewritten
+from tools.runs.samples import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Import:
 def scores_of(samples: Samples, config: Import, of: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of scores.json.  of: what it was made from."""
     found = read(Path(config.imported))
-    ruler = {"measured_by": config.package, "prompts_rewritten": rewritten(samples.folder)}
+    ruler = {"measured_by": config.package, "prompts_rewritten": prompts_rewritten(samples)}
     return {**found, OF: dict(of), **of_samples([samples], ruler)}
 
 
@@ -70,14 +69,3 @@ def _of_rows(path: Path) -> dict[str, float]:
             right[row["tag"]].append(row["correct"])
     shares = {tag: sum(found) / len(found) for tag, found in sorted(right.items())}
     return shares | ({"overall": sum(shares.values()) / len(shares)} if shares else {})
-
-
-def rewritten(folder: Path) -> bool | None:
-    """Return whether samples were made from other texts than their names, as where prompts are rewritten.
-
-    None where samples are no files of their own, which do not say.
-    """
-    if not (folder / FILES).is_file():
-        return None
-    requests = [row["request"] for row in rows_of(folder / FILES)]
-    return any(each.get("name") and each.get("prompt", each["name"]) != each["name"] for each in requests)

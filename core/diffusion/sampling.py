@@ -33,7 +33,8 @@ class SamplerConfig:
     solver: SolverName = setting(
         "euler",
         "how to step from noise to data; ddpm, renoise and the sde ones draw in every step, and ddim where "
-        "eta is above 0, and langevin, edm, restart and euler_maruyama, which docs/method.md explains",
+        "eta is above 0, and langevin, edm, restart and euler_maruyama, which docs/method.md explains; "
+        "renoise is meant for networks of consistency and distillation, and halves the variance with others",
     )
     steps: int = setting(
         50, "steps; midpoint, heun and dpmpp_2s evaluate the network twice in each, rk4 four times", low=1

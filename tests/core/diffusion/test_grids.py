@@ -164,6 +164,14 @@ def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> 
         assert float(torch.tensor(ratios).log().mean().exp()) >= 1.2, (other, ratios)
 
 
+@pytest.mark.parametrize("solver", [name for name, kind in KINDS.items() if not kind.is_adaptive])
+def test_on_rectified_flow_the_default_grid_is_that_of_trailing_and_even_times(solver: SolverName) -> None:
+    path = make_path("rectified_flow")
+    found = time_grid(SamplerConfig(solver=solver, steps=20, eta=0.5 if "maruyama" in solver else 0.0), path)
+    for other in ("trailing", "even", "straight"):
+        assert found == pytest.approx(make_grid(other, path, 20, 1.0), abs=1e-12)
+
+
 def test_few_steps_take_times_that_enlarge_no_errors() -> None:
     path = make_path("ddpm_linear")
     for steps in range(4, 30):

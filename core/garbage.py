@@ -8,6 +8,18 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
+def put_off() -> Iterator[None]:
+    """Suspend garbage collection while many objects are made that stay, as values of a large file."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
 def none_expected() -> Iterator[None]:
     """Suspend garbage collection during imports, and exempt all objects that exist at the end from it.
 

@@ -15,7 +15,10 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
+from core.reading.json_records import bulk_reader
 from core.reading.json_scalars import SCALARS, Mismatch, Reader, literal, narrowed, shown
+
+_many: dict[Reader, Callable[[list[Any]], list[Any] | None]] = {}  # of a record's reader: of many at once
 
 
 @functools.cache
@@ -59,7 +62,8 @@ def _record(schema: Any) -> Reader:
     fields = [field for field in dataclasses.fields(schema) if field.init]
     missing = dataclasses.MISSING
     optional = {f.name for f in fields if f.default is not missing or f.default_factory is not missing}
-    inner = _object({field.name: reader_of(hints[field.name]) for field in fields}, optional, keep=False)
+    kinds = {field.name: hints[field.name] for field in fields}
+    inner = _object({name: reader_of(kind) for name, kind in kinds.items()}, optional, keep=False)
 
     def read(value: Any) -> Any:
         found = inner(value)
@@ -68,6 +72,8 @@ def _record(schema: Any) -> Reader:
         except ValueError as error:  # of its own checks
             raise Mismatch(str(error)) from None
 
+    if many := bulk_reader(make, kinds):
+        _many[read] = many
     return read
 
 
@@ -110,6 +116,8 @@ def _sequence(part: Reader, kind: type[list[Any]] | type[tuple[Any, ...]]) -> Re
     def read(value: Any) -> Any:
         if not isinstance(value, list):
             raise Mismatch("a list", value)
+        if part in _many and (quickly := _many[part](value)) is not None:
+            return kind(quickly)
         found = []
         for number, item in enumerate(value):
             try:

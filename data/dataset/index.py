@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from core.errors import WorkError
-from core.files import published, regular
+from core.files import published_names, regular
 from core.progress import counted, say
 from core.reading.open_files import KeptFiles
 from data.dataset.audit import Finding, audit
@@ -33,25 +33,33 @@ class Dataset:
     other, not their content (`verify` does). UserError if the folder is no finished dataset, WorkError if
     something is missing or does not fit. A block of the index, or of a file beside it, is compared with its
     hash when a row in it is first used (`data.dataset.blocks`); WorkError then.
-    field: of a config, which named the folder.  check: whether blocks are compared.
+    field: of a config, which named the folder.  check: whether blocks are compared.  look: whether the folder
+    is listed to see that every shard is there; of the ranks of a run one does so for all.
     """
 
-    def __init__(self, folder: Path | str, field: str = "source", check: bool = True) -> None:
+    def __init__(
+        self, folder: Path | str, field: str = "source", check: bool = True, look: bool = True
+    ) -> None:
         url = url_of(folder, field)
         self._remote = RemoteFolder(url, field=field) if url else None
         self.folder = self._remote.folder if self._remote else Path(folder)
         self.place = url or str(folder)
         self.manifest = DatasetManifest.read(self.folder, field)
-        names = self._remote.names.keys() if self._remote else {path.name for path in published(self.folder)}
-        missing = sorted({shard.name for shard in self.manifest.shards} - set(names))
-        if missing:
-            where = self._remote.url if self._remote else self.folder
-            raise WorkError(f"{where}/{missing[0]}: missing ({counted(len(missing), 'shard')} in all)")
+        if look:
+            self._require_shards()
         if not check:
             self.manifest = replace(self.manifest, blocks={})  # nothing to compare with
         rows, crcs = self.manifest.samples, self.manifest.blocks.get(INDEX, "")
         self.index = open_table(self.folder / INDEX, INDEX_DTYPE, rows, crcs, "not a readable index")
         self._files = KeptFiles()
+
+    def _require_shards(self) -> None:
+        """Raise WorkError unless every shard of the manifest is there."""
+        names = self._remote.names if self._remote else published_names(self.folder)
+        missing = sorted({shard.name for shard in self.manifest.shards}.difference(names))
+        if missing:
+            where = self._remote.url if self._remote else self.folder
+            raise WorkError(f"{where}/{missing[0]}: missing ({counted(len(missing), 'shard')} in all)")
 
     def __len__(self) -> int:
         return len(self.index)

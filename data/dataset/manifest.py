@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 
+from core import garbage
 from core.errors import UserError, WorkError
 from core.files import fingerprint, instead, sealed, sha256_file, write_json
 from core.progress import counted
@@ -178,6 +179,7 @@ class DatasetManifest:
         write_json(folder / MANIFEST, sealed(json_files.plain(whole)))
 
     @classmethod
+    @garbage.put_off()
     def read(cls, folder: Path, field: str = "source") -> Self:
         """Read `dataset.json`; UserError if absent or written by a newer program, WorkError if damaged.
 

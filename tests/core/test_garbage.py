@@ -33,3 +33,12 @@ def test_who_collects_by_hand_goes_on_doing_so() -> None:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def test_it_is_put_off_where_it_was_on() -> None:
+    with garbage.put_off():
+        assert not gc.isenabled()
+        with garbage.put_off():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()

@@ -70,6 +70,9 @@ class Config:
     peer_samples: int = setting(8192, "writer, foreign tars: those that a slow peer handles a round", low=512)
     videos: int = setting(128, "latents of 2.2 MB", unit="samples", low=16)
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
+    open_rows: int = setting(
+        1_000_000_000, "world: rows of a dataset in shards of 10,000 that is opened", unit="samples", low=512
+    )
     ranks: tuple[int, ...] = setting((8, 64, 512, 4096), "world: numbers of ranks", low=1)
     features: int = setting(50_000, "evaluation: features of 2,048 numbers", low=4096)
     kind: Kind = setting("deepspeed", "engine: what shards, reduces and updates, as engine.kind of training")

@@ -30,6 +30,7 @@ from data.order.bucket_rows import BucketRows
 from data.order.steps import CHECKED, BucketSamples, LoaderConfig, StepPlan
 from models.denoisers.dit import DiTConfig
 from tools.bench.job import Config
+from tools.bench.opening import opening
 from tools.bench.rounds import Floor, Row
 
 PER_RANK = 256  # samples of a step
@@ -44,8 +45,9 @@ HASH = "0" * 64
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
-    """Return a row for each number of ranks."""
-    return [_row(config, folder / str(size), size) for size in config.ranks]
+    """Return a row for each number of ranks, and one of a dataset for very many."""
+    of_ranks = [_row(config, folder / str(size), size) for size in config.ranks]
+    return [*of_ranks, opening(config, folder / "opening")]
 
 
 def _row(config: Config, folder: Path, size: int) -> Row:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from core import environment
 from core.distributed.ranks import World
 from core.distributed.sequence import data_world
 from core.engine.config import EngineConfig
@@ -35,8 +36,8 @@ def open_source(
     """
     if data.encode == "online":
         return _open_raw(place, autoencoder, data, run, field)
-    check = data.verify != "off"
-    cache = Dataset(place, field, check)
+    check, look = data.verify != "off", environment.place().rank == 0
+    cache = Dataset(place, field, check, look)
     if cache.manifest.kind != "latent":
         expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
         raise UserError(field, place, expected)
@@ -44,7 +45,7 @@ def open_source(
         return _with_pictures(cache, data, check=check)
     if not data.also:
         return CachedLatents(cache)
-    caches = [cache, *(Dataset(other, "data.also", check) for other in data.also)]
+    caches = [cache, *(Dataset(other, "data.also", check, look) for other in data.also)]
     return MixedLatents(caches, data.mix, text=text, pictures=data.features == "cached")
 
 
@@ -54,7 +55,7 @@ def _with_pictures(cache: Dataset, data: DataConfig, *, check: bool) -> Pictured
     place = own.source or CachedLatents(cache).encoded_with("source")
     if not place:
         raise UserError(field, "''", f"the raw dataset of {cache.place}, which does not say where that was")
-    raw = Dataset(place, field, check)
+    raw = Dataset(place, field, check, environment.place().rank == 0)
     return PicturedLatents(cache, Pictures(cache, raw, field), _picture_encoder(data), own.threads)
 
 
@@ -68,7 +69,7 @@ def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: 
     config = data.online
     if not autoencoder:
         raise UserError("autoencoder", "''", "a folder, since data.encode=online")
-    raw = Dataset(place, field, data.verify != "off")
+    raw = Dataset(place, field, data.verify != "off", environment.place().rank == 0)
     if raw.manifest.kind != "raw":
         raise UserError(field, place, "a raw dataset, since data.encode=online; this is a latent cache")
     cpu = torch.device("cpu")

@@ -9,8 +9,8 @@ from tools.bench.world import rows
 
 
 def test_counts_of_a_rank_do_not_grow_with_the_world(tmp_path: Path) -> None:
-    config = Config(source="world", ranks=(4, 64), rounds=1, index_rows=20_000)
-    few, many = (row.facts for row in rows(config, tmp_path))
+    config = Config(source="world", ranks=(4, 64), rounds=1, index_rows=20_000, open_rows=640_000)
+    few, many, opened = (row.facts for row in rows(config, tmp_path))
     for name in ("files_opened", "matrices"):
         assert few[name] == many[name]
     assert few["files_opened"] == 1
@@ -22,3 +22,6 @@ def test_counts_of_a_rank_do_not_grow_with_the_world(tmp_path: Path) -> None:
     assert (few["hops_of_a_receipt"], many["hops_of_a_receipt"]) == (2, 6)
     assert few["steps_between_whole_orders_of_a_rank"] == 4
     assert many["steps_between_whole_orders_of_a_rank"] == 2 * 64  # of 16,384 samples every second one
+    assert opened["listed_names"] == 64 + 2  # shards, index and manifest
+    assert opened["open_s_of_another_rank"] > 0
+    assert opened["index_bytes"] == 640_000 * 30 + 192  # rows, and the header

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -139,23 +139,22 @@ def spread_scores(name: str, spread: Spread) -> dict[str, float]:
 
 
 def neighbour_scores(made: Seen, real: Seen, seed: int) -> dict[str, float]:
-    """Return precision, recall, density and coverage, with their intervals from 200 samples a side on."""
+    """Return precision, recall, density and coverage, with their intervals from 200 samples on.
+
+    Those of recall and coverage need as many real ones.
+    """
     sizes = len(made.features), len(real.features)
     halves = Halves.of(*sizes, seed) if min(sizes) >= LEAST else None
     found = near(made.features, real.features, halves)
-    scores = {
-        names.PRECISION: found.scores.precision,
-        names.RECALL: found.scores.recall,
-        names.DENSITY: found.scores.density,
-        names.COVERAGE: found.scores.coverage,
-    }
-    return scores | (_neighbour_intervals(found, seed) if halves else {})
+    scores = dict(zip(NEIGHBOURS, astuple(found.scores), strict=True))
+    return scores | {names.interval(name): half for name, half in _neighbour_intervals(found, seed)}
 
 
-def _neighbour_intervals(found: Near, seed: int) -> dict[str, float]:
-    return {
-        names.interval(names.PRECISION): mean_interval(found.inside, seed),
-        names.interval(names.RECALL): width_by_halves(found.recall_apart, len(found.reached)),
-        names.interval(names.DENSITY): mean_interval(found.balls, seed),
-        names.interval(names.COVERAGE): width_by_halves(found.coverage_apart, len(found.covered)),
-    }
+def _neighbour_intervals(found: Near, seed: int) -> Iterator[tuple[str, float]]:
+    """Yield the half width of each interval that is known."""
+    if len(found.inside) >= LEAST:
+        yield names.PRECISION, mean_interval(found.inside, seed)
+        yield names.DENSITY, mean_interval(found.balls, seed)
+    if len(found.recall_apart):
+        yield names.RECALL, width_by_halves(found.recall_apart, len(found.reached))
+        yield names.COVERAGE, width_by_halves(found.coverage_apart, len(found.covered))

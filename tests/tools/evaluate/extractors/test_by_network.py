@@ -131,6 +131,9 @@ def test_scores_of_neighbours_and_kernels_have_intervals_from_200_samples_on(
     for name in ("sfid", "kid", "precision", "recall", "density", "coverage"):
         assert 0 < found[f"{name}_interval"] < 0.3
     few = extractor.scores(seen(1, 199), seen(2, 220), seed=0)
+    beside_few = set(extractor.scores(seen(1, 200), seen(2, 150), seed=0))
+    assert {"precision_interval", "density_interval"} <= beside_few
+    assert not {"recall_interval", "coverage_interval"} & beside_few
     only_of_many = {name for name in found if name.endswith(("_interval", "_infinite"))}
     assert set(found) - set(few) == only_of_many
 

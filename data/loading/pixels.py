@@ -25,6 +25,7 @@ from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.order.bucket_rows import BucketRows, count_buckets
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
+from data.order.fitting import fitting_lines
 from data.order.plan_report import bucket_lines
 from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPlan
 from data.raw.decoding import in_part, read_pixels
@@ -57,11 +58,12 @@ class PixelConfig(LoaderConfig):
 
 @dataclass(frozen=True)
 class BucketTable:
-    """Buckets, the samples of each, and the number of samples that fit none."""
+    """Buckets, the samples of each, the number of samples that fit none, and what is said of the others."""
 
     buckets: Sequence[Bucket]
     samples: Sequence[BucketSamples]
     without_bucket: int
+    said: tuple[str, ...] = ()
 
 
 def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
@@ -72,6 +74,7 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
     column = assign(media, buckets, config.buckets)
     without_bucket = int((column == NO_BUCKET).sum())
     column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET
+    said = tuple(fitting_lines(media, column, buckets))
     starts = shard_starts(dataset)
     counts = count_buckets(column, starts, len(buckets))
     samples = [
@@ -83,7 +86,7 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
         )
         for number, bucket in enumerate(buckets)
     ]
-    return BucketTable(buckets, samples, without_bucket)
+    return BucketTable(buckets, samples, without_bucket, said)
 
 
 class PixelLoader:
@@ -119,7 +122,7 @@ class PixelLoader:
         self._quarantine, self._texts = quarantine, texts
         self._pin = world.device.type == "cuda"
         table = table or pixel_table(dataset, config)
-        self.buckets, self.without_bucket = table.buckets, table.without_bucket
+        self.buckets, self.without_bucket, self._said = table.buckets, table.without_bucket, table.said
         self.plan = StepPlan(
             table.samples, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
         )
@@ -143,7 +146,7 @@ class PixelLoader:
     def report(self) -> list[str]:
         """Return the plan's lines, and how many samples no bucket takes."""
         extra = f"{counted(self.without_bucket, 'sample')} without a bucket that fits, left out"
-        return bucket_lines(self.plan) + ([extra] if self.without_bucket else [])
+        return [*bucket_lines(self.plan), *self._said, *([extra] if self.without_bucket else [])]
 
     def _batch(self, step_index: int, micro: MicroBatchRows, order_hash: int | None = None) -> Batch:
         entries = np.asarray(self.dataset.index[micro.rows])

@@ -12,6 +12,7 @@ from core.progress import counted, size
 from data.latent.encode_job import Job
 from data.latent.packs import LATENT_DTYPE, still_shape
 from data.order.buckets import NO_BUCKET
+from data.order.fitting import fitting_lines
 from data.order.usage import usage_lines
 
 
@@ -54,7 +55,9 @@ def report(job: Job, shards: Iterable[int]) -> list[str]:
             f"warning: {texts} of {counted(len(job.dataset), 'sample')} have a caption, which "
             "text_encoder='' leaves out; text_encoder=FOLDER embeds them, for training on prompts"
         )
-    lines += usage_lines(np.asarray(job.dataset.media), job.column, job.buckets, job.clips)
+    media = np.asarray(job.dataset.media)
+    lines += fitting_lines(media, job.column, job.buckets)
+    lines += usage_lines(media, job.column, job.buckets, job.clips)
     return lines
 
 

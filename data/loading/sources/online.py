@@ -6,6 +6,7 @@ the same source, buckets and autoencoder; latents agree to the rounding of float
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -40,6 +41,7 @@ from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
+from data.order.fitting import fitting_lines
 from data.order.steps import LoaderConfig
 from data.order.usage import usage_lines
 from data.raw.decoding import decoding_identity, read_pixels
@@ -104,8 +106,10 @@ class OnlineLatents:
         table = sorted(set(shapes))
         numbers = np.full(NO_BUCKET + 1, NO_BUCKET, np.uint16)
         numbers[: len(pixels)] = [table.index(shape) for shape in shapes]
-        self._column, used = used_buckets(numbers[assign(media, pixels, config.buckets)], table)
-        for line in usage_lines(media, assign(media, pixels, config.buckets), pixels, config.buckets):
+        column = assign(media, pixels, config.buckets)
+        self._column, used = used_buckets(numbers[column], table)
+        lines = fitting_lines(media, column, pixels), usage_lines(media, column, pixels, config.buckets)
+        for line in itertools.chain(*lines):
             say(line)
         by_shape = dict(zip(shapes, pixels, strict=True))
         self._buckets: list[Bucket] = [by_shape[shape] for shape in used]

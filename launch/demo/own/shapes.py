@@ -16,6 +16,7 @@ from data.order.buckets import (
     is_image,
     make_buckets,
 )
+from data.order.fitting import area_lost, scale_to_cover
 
 MULTIPLE = 8  # pixels that make a token's side: compression 4, patch 2
 MOST_SHAPES = 5  # of images, and of clips: each is a group of its own, whose samples take turns
@@ -64,13 +65,6 @@ def _fewest(media: np.ndarray, candidates: list[Bucket]) -> list[Bucket]:
     return [candidates[number] for number in sorted(set(chosen))]
 
 
-def area_lost(media: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """Return the share of each picture's area that is cropped when it covers the bucket: (samples,)."""
-    height, width = np.maximum(media["height"], 1.0), np.maximum(media["width"], 1.0)
-    scale = np.maximum(bucket.height / height, bucket.width / width)
-    return np.maximum(0.0, 1 - bucket.height * bucket.width / (height * width * scale**2))
-
-
 def treatment(media: np.ndarray, shapes: Sequence[Bucket], clips: BucketConfig) -> dict[str, float]:
     """Count what becomes of the samples.
 
@@ -82,8 +76,7 @@ def treatment(media: np.ndarray, shapes: Sequence[Bucket], clips: BucketConfig) 
     for number, bucket in enumerate(shapes):
         here = media[column == number]
         lost.append(area_lost(here, bucket))
-        height, width = np.maximum(here["height"], 1.0), np.maximum(here["width"], 1.0)
-        scale.append(np.maximum(bucket.height / height, bucket.width / width))
+        scale.append(scale_to_cover(here, bucket))
     areas, scales = np.concatenate(lost), np.concatenate(scale)
     there = len(areas) > 0
     return {

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data.order.buckets import Bucket, BucketConfig
-from launch.demo.own.shapes import MOST_SHAPES, area_lost, choose_shapes, treatment
+from data.order.fitting import area_lost
+from launch.demo.own.shapes import MOST_SHAPES, choose_shapes, treatment
 from tests.launch.demo.own.test_choice import BOTH, FILMS, PHOTOS, media
 
 CLIPS = BucketConfig()

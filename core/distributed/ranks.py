@@ -72,6 +72,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=timeout_s),
+            device_id=_bound(chosen, place),
         )
     waiting.begin(timeout_s)
     waiting.meet()  # those who wait for each other are connected, and notice when one has gone
@@ -217,6 +218,14 @@ class PendingSum:
             self._work.wait()
             self._work = None
         return self._tensor
+
+
+def _bound(device: torch.device, place: Place) -> torch.device | None:
+    """Return the device for which NCCL connects at once, so that later groups are split off it and need no
+    rendezvous of their own; None where ranks may share one, which `require_own` then says.
+    """
+    is_own = device.type == "cuda" and torch.cuda.device_count() >= place.local_size
+    return device if is_own else None
 
 
 def _rendezvous(place: Place, folder: Path | None, timeout_s: float) -> Any:

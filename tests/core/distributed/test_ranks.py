@@ -7,6 +7,7 @@ import torch
 
 from core.distributed import ranks
 from core.distributed.ranks import World
+from core.environment import place
 from core.errors import UserError, WorkError
 
 
@@ -57,3 +58,18 @@ def test_what_every_rank_did_is_told_to_all_or_its_failure(
 def test_a_device_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UserError, match=r"^device=tpu: expected auto, cpu or cuda"):
         ranks.start("tpu")
+
+
+@pytest.mark.parametrize(("count", "own"), [(8, True), (4, True), (1, False)])
+def test_nccl_is_bound_to_a_device_that_no_other_rank_can_have(
+    count: int, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 4 ranks of a node, which see so many devices: one device is each rank's own, or that of all."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "6")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    device = torch.device("cuda", 2)
+    assert ranks._bound(device, place()) == (device if own else None)
+    assert ranks._bound(torch.device("cpu"), place()) is None

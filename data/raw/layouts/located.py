@@ -16,6 +16,7 @@ from data.raw.layouts.tree import BESIDE, Tree, file_item
 from data.raw.opening import LEAVES, is_within
 
 BACKSLASHES = "path with \\, read as /"
+ELSEWHERE = "is not there, and lies outside of the source; write it relative to the table"
 OUTSIDE = "file of a table outside of the table's folder"
 
 
@@ -32,7 +33,7 @@ def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]
     if not _relative(path, folder):
         tree.findings.notes[OUTSIDE] += 1
         if not relative and not tree.given and tree.rules.links == "inside":
-            reason = "lies outside of the source; links=follow reads it"
+            reason = "lies outside of the source; links=follow reads it" if _exists(path) else ELSEWHERE
             annotation = replace(annotation, refused=annotation.refused or ("read", reason))
     within = tree.within() if relative else ""
     if _exists(path) and not is_within(path, within):

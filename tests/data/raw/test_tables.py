@@ -208,6 +208,12 @@ def test_paths_out_of_the_folder_are_counted_and_from_within_a_source_refused(fo
         ("read", "lies outside of the source; links=follow reads it"),
     ]
     assert all(item.refused is None for item in list_source(inner, SourceRules(links="follow")).items)
+    (inner / "t.csv").write_text("path,text\n/of/another/machine/1.png,x\n")
+    (gone, _) = list_source(inner).items
+    assert gone.refused == (
+        "read",
+        "is not there, and lies outside of the source; write it relative to the table",
+    )
 
 
 def test_json_lines_with_a_mark_nan_and_repeated_fields(folder: Path) -> None:

@@ -10,16 +10,17 @@ from torch import Tensor
 from core.batch import Condition
 from core.diffusion.estimating import estimating
 from core.diffusion.finite import FiniteWatch
-from core.diffusion.frames.lagging import lagged, require_frame_steps, solve_frames, with_given_frames
+from core.diffusion.frames.lagging import solve_frames, with_given_frames
 from core.diffusion.guidance.branches import guided_by
 from core.diffusion.guidance.guides import NONE, Guides
 from core.diffusion.guidance.mixing import Momentum
 from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Prediction
-from core.diffusion.sampling import SamplerConfig, check_start, settle_start, time_grid
-from core.diffusion.solvers.kinds import KINDS
+from core.diffusion.sampling import SamplerConfig, check_start, require_one_level, settle_start, time_grid
+from core.diffusion.solvers.kinds import KINDS, require_for_frames
 from core.diffusion.solvers.levels import Denoise
+from core.diffusion.solvers.stepwise import Course
 from core.diffusion.tasks.task import NOTHING, Task
 from core.draws import Draws
 from core.errors import UserError, below
@@ -93,48 +94,22 @@ def _solved(
     frames_per_level: int,
 ) -> Tensor:
     """Return the end of a start x."""
-    size = tuple(x.shape[1:])
+    kind, size = KINDS[config.solver], tuple(x.shape[1:])
+
+    def noise(number: int) -> Tensor:
+        return draws.normal(f"sample_step_{number}", size)
+
     if config.frame_lag or (frames_per_level and condition.frame_mask is not None):
-        require_frames(config, frames_per_level)
-        require_one_level(config, prediction, "frames")
-        x, mask = with_given_frames(x, condition), condition.frame_mask
-        lags = lagged(times, size[1] // frames_per_level, config.frame_lag)
-        return solve_frames(denoise, x, lags, path, frames_per_level, mask)
-    if KINDS[config.solver].is_adaptive:
-        require_one_level(config, prediction, f"solver={config.solver}: samples")
-    return KINDS[config.solver].solve(
-        denoise,
-        x,
-        times,
-        path,
-        noise=lambda i: draws.normal(f"sample_step_{i}", size),
-        options=config.options,
-    )
-
-
-def require_frames(config: SamplerConfig, frames_per_level: int) -> None:
-    """Refuse levels of single frames where the network or the solver does not have them."""
-    if not frames_per_level:
-        raise UserError("frame_lag", config.frame_lag, "0 for a network made without model.frame_levels")
-    require_frame_steps(config.solver, config.eta)
-
-
-def require_one_level(config: SamplerConfig, prediction: Prediction, what: str) -> None:
-    """Refuse settings that go by the level of noise, where that is not one for all.
-
-    what: whose levels differ.
-    """
-    guide = config.guide
-    by_level = {
-        "prediction=posterior_mean": prediction == "posterior_mean",
-        "guidance_start or guidance_end": (config.guidance_start, config.guidance_end) != (1, 0),
-        "guide.classifier": bool(guide.classifier),
-        "guide.zero_steps": bool(guide.zero_steps),
-        "guide.momentum": bool(guide.momentum),
-    }
-    for name, is_used in by_level.items():
-        if is_used:
-            raise UserError(f"{name} has no form for {what} with levels of their own")
+        if not frames_per_level:
+            raise UserError("frame_lag", config.frame_lag, "0 for a network made without model.frame_levels")
+        require_one_level(config, "frames", prediction)
+        solver, course = require_for_frames(config.solver), Course.along(times, path, noise, config.options)
+        delay = config.frame_lag * kind.evaluations_with(config.options)
+        x = with_given_frames(x, condition)
+        return solve_frames(solver, denoise, x, course, frames_per_level, delay, condition.frame_mask)
+    if kind.is_adaptive:
+        require_one_level(config, f"samples of solver={config.solver}", prediction)
+    return kind.solve(denoise, x, times, path, noise=noise, options=config.options)
 
 
 def start_deviation(path: Path, time: float) -> float:

@@ -13,7 +13,7 @@ from core.diffusion.guidance.config import GuideConfig
 from core.diffusion.guidance.mixing import Guidance, GuidanceKind
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Prediction
-from core.diffusion.solvers.kinds import KINDS, SolverName, require_taken
+from core.diffusion.solvers.kinds import KINDS, SolverName, require_for_frames, require_taken
 from core.diffusion.solvers.levels import (
     AdaptiveConfig,
     ChurnConfig,
@@ -130,6 +130,7 @@ class SamplerConfig:
             raise UserError(
                 "guidance_start", self.guidance_start, f"at least guidance_end={self.guidance_end}"
             )
+        require_own_levels(self)
 
     @property
     def mixing(self) -> Guidance:
@@ -140,6 +141,34 @@ class SamplerConfig:
     def options(self) -> Options:
         of_solvers = self.churn, self.corrector, self.restart, self.adaptive
         return Options(self.eta, self.variance, self.variance_share, *of_solvers)
+
+
+def require_one_level(config: SamplerConfig, of: str, prediction: Prediction | None = None) -> None:
+    """Refuse settings that go by the level of noise, where that is not one for all.
+
+    of: whose levels differ.  prediction: of the network, None where that is not known yet.
+    """
+    guide, why = config.guide, f"since {of} have levels of their own"
+    if prediction == "posterior_mean":
+        raise UserError("prediction", prediction, f"another, {why}")
+    for field, value, usual in (
+        ("guidance_start", config.guidance_start, 1),
+        ("guidance_end", config.guidance_end, 0),
+        ("guide.classifier", guide.classifier, 0),
+        ("guide.zero_steps", guide.zero_steps, 0),
+        ("guide.momentum", guide.momentum, 0),
+    ):
+        if value != usual:
+            raise UserError(field, value, f"{usual}, {why}")
+
+
+def require_own_levels(config: SamplerConfig, prediction: Prediction | None = None) -> None:
+    """Refuse what a lag of frames, or a solver whose samples take steps of their own, cannot go with."""
+    if config.frame_lag:
+        require_for_frames(config.solver)
+        require_one_level(config, "frames that lag", prediction)
+    if KINDS[config.solver].is_adaptive:
+        require_one_level(config, f"samples of solver={config.solver}", prediction)
 
 
 def check_start(config: SamplerConfig, path: Path, prediction: Prediction) -> str:

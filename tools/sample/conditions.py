@@ -12,7 +12,7 @@ from core.config.yaml_files import read_recorded
 from core.diffusion.guidance.branches import dropped_parts
 from core.diffusion.objectives.kinds import KINDS
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import SamplerConfig, check_start, settle_start
+from core.diffusion.sampling import SamplerConfig, check_start, require_own_levels, settle_start
 from core.diffusion.timesteps import TimestepConfig, shift_of
 from core.errors import UserError, below
 from core.progress import counted
@@ -124,6 +124,7 @@ def as_trained(
     elif not sampler.times and sampler.shift != trained:
         where = f"where the run was trained with a shift of {trained:g}"
         lines.append(f"override: sampler.shift={sampler.shift:g}, {where}")
+    require_own_levels(sampler, space.prediction)
     settled = settle_start(sampler, make_path(space.path), space.prediction)
     if settled != sampler:
         lines.append(f"start=auto begins at time {settled.start:g}")

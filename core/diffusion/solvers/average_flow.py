@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from core.diffusion.paths.path import Path
 from core.diffusion.solvers.ddim import ddim_step
-from core.diffusion.solvers.levels import DEFAULTS, Denoise, Level, Noise, Options, TensorLevel, levels
+from core.diffusion.solvers.levels import Level, TensorLevel
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk
 
 
-def mean_flow(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
+@Stepwise
+def mean_flow(x: Tensor, course: Course) -> Walk:
     """Step by x_s = x_t - (t - s) u(x_t, s, t) (MeanFlow, 2505.13447, algorithm 2), one step or several.
 
     That is Euler's step on the straight path, with the average velocity over it for that at its start.
     """
-    for number, (here, there) in enumerate(pairwise(levels(path, times))):
-        estimate = denoise(x, ending(here, there, x))
-        x = ddim_step(estimate, here, there, 0.0, partial(noise, number))
+    for number, here, there in course.steps:
+        estimate = yield x, ending(here, there, x)
+        x = ddim_step(estimate, here, there, 0.0, partial(course.noise, number))
     return x
 
 

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 
 from torch import Tensor
 
-from core.diffusion.paths.path import Path
-from core.diffusion.solvers.levels import DEFAULTS, Denoise, Estimate, Level, Noise, Options, levels
+from core.diffusion.solvers.levels import Estimate, Level
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
 
 
-def ddim(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
+@Stepwise
+def ddim(x: Tensor, course: Course) -> Walk:
     """Solve by DDIM (Song et al., arXiv:2010.02502, eq. 12): with eta = 0 keep the noise, change the level.
 
-    With eta > 0 a step draws part of its noise anew, with eta = 1 as much as the ancestral sampler.
+    That is Euler's method for the probability flow, order 1, in the variables of `runge_kutta.py`. With
+    eta > 0 a step draws part of its noise anew, with eta = 1 as much as the ancestral sampler.
     """
-    for number, (here, there) in enumerate(pairwise(levels(path, times))):
-        x = ddim_step(denoise(x, here), here, there, options.eta, partial(noise, number))
+    for number, here, there in course.steps:
+        estimate = yield x, here
+        x = ddim_step(estimate, here, there, course.options.eta, partial(course.noise, number))
     return x
 
 
@@ -37,28 +31,21 @@ def ddim_step(
     """Take one step.  draw: gives the noise, if it needs any."""
     drawn = eta * _ancestral_deviation(here, there) if eta else 0.0
     kept = math.sqrt(max(0.0, there.sigma**2 - drawn**2)) if drawn else there.sigma
-    x = there.alpha * estimate.data + kept * estimate.noise
-    return x + drawn * draw() if drawn else x
+    new = [(drawn, draw())] if drawn else []
+    return mixed((there.alpha, estimate.data), (kept, estimate.noise), *new)
 
 
-def renoise(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
+@Stepwise
+def renoise(x: Tensor, course: Course) -> Walk:
     """Estimate the data and add new noise of the next level, as few-step models are sampled (2303.01469).
 
     For a network that estimates the mean of the data, the limit of many steps has half of their variance: it
     is meant for networks that map to samples.
     """
-    for number, (here, there) in enumerate(pairwise(levels(path, times))):
-        x = there.alpha * denoise(x, here).data
-        if there.sigma > 0:
-            x = x + there.sigma * noise(number)
+    for number, here, there in course.steps:
+        estimate = yield x, here
+        new = [(there.sigma, course.noise(number))] if there.sigma > 0 else []
+        x = mixed((there.alpha, estimate.data), *new)
     return x
 
 

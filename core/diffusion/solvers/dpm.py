@@ -14,22 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
-from core.diffusion.paths.path import Path
-from core.diffusion.solvers.levels import (
-    DEFAULTS,
-    Denoise,
-    Level,
-    Noise,
-    Options,
-    levels,
-    levels_at,
-    noise_to_signal,
-    times_at,
-)
+from core.diffusion.solvers.levels import Level, levels_at, noise_to_signal, times_at
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
 
 
 @dataclass(frozen=True)
@@ -113,93 +104,76 @@ def _parabola(step: Step, r0: float, r1: float, curvature: float = 1.0) -> tuple
     return tuple(step.take * (place == 0) + slope * f1[place] + bent * f2[place] for place in range(3))
 
 
-def multistep(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-    weights: Weights = weights_2m,
-    corrects_start: bool = False,
-) -> Tensor:
+def _multistep(x: Tensor, course: Course, *, weights: Weights, corrects_start: bool = False) -> Walk:
     """Solve by the weighted last estimates, one evaluation a step, as DPM-Solver++(2M) does (algorithm 2).
 
     weights: of all steps.  corrects_start: the first step has one estimate alone; the next one, made at its
     end, corrects it to the line through both. Otherwise an error of second order is left in the end.
     """
-    plan = steps(levels(path, times))
+    plan = steps(course.levels)
     of_steps = weights(plan)
     history: list[Tensor] = []
     last = x
     for number, (step, factors) in enumerate(zip(plan, of_steps, strict=True)):
-        history = [denoise(x, step.here).data, *history[:2]]
+        estimate = yield x, step.here
+        history = [estimate.data, *history[:2]]
         if corrects_start and number and len(of_steps[number - 1]) == 1 and math.isfinite(plan[number - 1].h):
             x = _on_a_line(last, plan[number - 1], history[1], history[0])
         last = x
-        x = step.keep * x
-        for factor, data in zip(factors, history, strict=False):
-            x = x + factor * data
+        x = mixed((step.keep, x), *zip(factors, history, strict=False))
     return x
+
+
+dpmpp_2m = Stepwise(partial(_multistep, weights=weights_2m))
+dpmpp_3m = Stepwise(partial(_multistep, weights=weights_3m, corrects_start=True))
+dpmpp_3m_diffusers = Stepwise(partial(_multistep, weights=weights_3m_diffusers))
 
 
 def _on_a_line(x: Tensor, step: Step, first: Tensor, last: Tensor) -> Tensor:
     """Take a step for the estimate that runs from `first` to `last`."""
     late = _late(step)
-    return step.keep * x + (step.take - late) * first + late * last
+    return mixed((step.keep, x), (step.take - late, first), (late, last))
 
 
-def dpmpp_2s(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
+@Stepwise
+def dpmpp_2s(x: Tensor, course: Course) -> Walk:
     """Solve by DPM-Solver++(2S), order 2, two evaluations a step, the second half-way in l (algorithm 1)."""
-    plan = steps(levels(path, times))
+    plan = steps(course.levels)
     inner = [step for step in plan if math.isfinite(step.h)]
     halves = [-(step.here.log_snr + step.h / 2) for step in inner]
-    middles = iter(levels_at(path, times_at(path, halves, noise_to_signal)) if inner else [])
+    middles = iter(levels_at(course.path, times_at(course.path, halves, noise_to_signal)) if inner else [])
     for step in plan:
-        data = denoise(x, step.here).data
+        estimate = yield x, step.here
         if math.isfinite(step.h):
             middle = next(middles)
             keep = middle.sigma / step.here.sigma
-            data = denoise(keep * x + (middle.alpha - keep * step.here.alpha) * data, middle).data
-        x = step.keep * x + step.take * data
+            half = mixed((keep, x), (middle.alpha - keep * step.here.alpha, estimate.data))
+            estimate = yield half, middle
+        x = mixed((step.keep, x), (step.take, estimate.data))
     return x
 
 
-def sde(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-    uses_history: bool = False,
-) -> Tensor:
+def _sde(x: Tensor, course: Course, *, uses_history: bool = False) -> Walk:
     """Solve the reverse SDE by its exponential integrator, weak order 1, one evaluation a step.
 
     x_s = (sigma_s / sigma_t) e^-h x + alpha_s (1 - e^-2h) data + sigma_s sqrt(1 - e^-2h) z.
     uses_history: the estimate is extrapolated from the last two.
     """
     before: tuple[Tensor, float] | None = None
-    for number, step in enumerate(steps(levels(path, times))):
+    for number, step in enumerate(steps(course.levels)):
         here, there = step.here, step.there
         shrink = here.alpha * there.sigma / (here.sigma * there.alpha)  # exp(-h), 0 where h is infinite
         taken = there.alpha * (1 - shrink**2)
-        data = denoise(x, here).data
-        used = data
+        estimate = yield x, here
+        terms = [(step.keep * shrink, x), (taken, estimate.data)]
         if uses_history and before is not None and math.isfinite(step.h) and math.isfinite(before[1]):
-            used = data + step.h / (2 * before[1]) * (data - before[0])
-        x = step.keep * shrink * x + taken * used
+            more = taken * step.h / (2 * before[1])
+            terms[1:] = [(taken + more, estimate.data), (-more, before[0])]
         if there.sigma > 0:
-            x = x + there.sigma * math.sqrt(1 - shrink**2) * noise(number)
-        before = data, step.h
+            terms.append((there.sigma * math.sqrt(1 - shrink**2), course.noise(number)))
+        before, x = (estimate.data, step.h), mixed(*terms)
     return x
+
+
+sde_dpmpp = Stepwise(_sde)
+sde_dpmpp_2m = Stepwise(partial(_sde, uses_history=True))

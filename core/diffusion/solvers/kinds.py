@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
 from typing import Literal
 
 from core.diffusion.grids import Grid
@@ -11,11 +10,19 @@ from core.diffusion.solvers.adaptive import dopri5
 from core.diffusion.solvers.ancestral import ddpm
 from core.diffusion.solvers.average_flow import mean_flow
 from core.diffusion.solvers.ddim import ddim, renoise
-from core.diffusion.solvers.dpm import dpmpp_2s, multistep, sde, weights_3m, weights_3m_diffusers
+from core.diffusion.solvers.dpm import (
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    dpmpp_3m_diffusers,
+    sde_dpmpp,
+    sde_dpmpp_2m,
+)
 from core.diffusion.solvers.levels import DEFAULTS, Options, Solver
 from core.diffusion.solvers.noisy import edm, euler_maruyama, langevin, restart
-from core.diffusion.solvers.runge_kutta import euler, heun, midpoint, rk4
-from core.diffusion.solvers.unipc import unipc
+from core.diffusion.solvers.runge_kutta import heun, midpoint, rk4
+from core.diffusion.solvers.stepwise import Stepwise
+from core.diffusion.solvers.unipc import unipc_1, unipc_2, unipc_3
 from core.errors import UserError
 
 SolverName = Literal[
@@ -51,7 +58,8 @@ class Kind:
     few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much.
     is_adaptive: whether it chooses its own steps, so that those of a grid do not count.
     tells_ends: whether the network is told where a step ends, which only one of two times understands.
-    takes: the fields of `Options` that it reads; others must be left at their defaults."""
+    takes: the fields of `Options` that it reads; others must be left at their defaults.
+    not_for_frames: why frames with levels of their own cannot be solved by it; "" where they can."""
 
     solve: Solver
     evaluations: int = 1
@@ -61,6 +69,12 @@ class Kind:
     chain_grid: Grid = "even"
     few_steps_grid: Grid = "even"
     takes: tuple[str, ...] = ()
+    not_for_frames: str = ""
+
+    def evaluations_with(self, options: Options) -> int:
+        """Return the evaluations of a step, with those that an option adds."""
+        corrections = options.corrector.steps if "corrector" in self.takes else 1
+        return self.evaluations + corrections - 1
 
 
 def require_taken(solver: SolverName, options: Options) -> None:
@@ -76,33 +90,50 @@ def require_taken(solver: SolverName, options: Options) -> None:
         raise UserError("eta", 0, "a number above 0 with solver=euler_maruyama; with 0 it is solver=euler")
 
 
+def require_for_frames(solver: SolverName) -> Stepwise:
+    """Return a solver's steps; UserError for one that has no form for frames at different levels."""
+    kind = KINDS[solver]
+    if kind.not_for_frames or not isinstance(kind.solve, Stepwise):
+        others = ", ".join(name for name, each in KINDS.items() if not each.not_for_frames)
+        expected = f"{others} for frames with levels of their own, since {kind.not_for_frames}"
+        raise UserError("solver", solver, expected)
+    return kind.solve
+
+
 KINDS: dict[SolverName, Kind] = {
-    "euler": Kind(euler, chain_grid="straight", few_steps_grid="trailing"),
+    "euler": Kind(ddim, chain_grid="straight", few_steps_grid="trailing"),
     "heun": Kind(heun, 2),
     "ddim": Kind(ddim, chain_grid="straight", few_steps_grid="trailing", takes=("eta",)),
     "ddpm": Kind(ddpm, is_random=True, takes=("variance", "variance_share")),
     "renoise": Kind(renoise, is_random=True),
     "midpoint": Kind(midpoint, 2, chain_grid="straight", few_steps_grid="trailing"),
     "rk4": Kind(rk4, 4, chain_grid="straight", few_steps_grid="trailing"),
-    "dpmpp_2m": Kind(multistep, chain_grid="straight", few_steps_grid="trailing"),
-    "dpmpp_2s": Kind(dpmpp_2s, 2, chain_grid="quadratic"),
-    "dpmpp_3m": Kind(
-        partial(multistep, weights=weights_3m, corrects_start=True),
-        chain_grid="optimised",
-        few_steps_grid="trailing",
+    "dpmpp_2m": Kind(dpmpp_2m, chain_grid="straight", few_steps_grid="trailing"),
+    "dpmpp_2s": Kind(
+        dpmpp_2s,
+        2,
+        chain_grid="quadratic",
+        not_for_frames="its steps from pure noise evaluate once, others twice",
     ),
-    "dpmpp_3m_diffusers": Kind(
-        partial(multistep, weights=weights_3m_diffusers), chain_grid="straight", few_steps_grid="trailing"
-    ),
-    "unipc_2": Kind(unipc, chain_grid="straight", few_steps_grid="trailing"),
-    "unipc_3": Kind(partial(unipc, order=3), chain_grid="optimised", few_steps_grid="trailing"),
-    "unipc_1": Kind(partial(unipc, order=1), chain_grid="straight", few_steps_grid="trailing"),
+    "dpmpp_3m": Kind(dpmpp_3m, chain_grid="optimised", few_steps_grid="trailing"),
+    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, chain_grid="straight", few_steps_grid="trailing"),
+    "unipc_2": Kind(unipc_2, chain_grid="straight", few_steps_grid="trailing"),
+    "unipc_3": Kind(unipc_3, chain_grid="optimised", few_steps_grid="trailing"),
+    "unipc_1": Kind(unipc_1, chain_grid="straight", few_steps_grid="trailing"),
     "euler_maruyama": Kind(euler_maruyama, is_random=True, takes=("eta",)),
     "langevin": Kind(langevin, 2, is_random=True, takes=("eta", "corrector")),
     "edm": Kind(edm, 2, is_random=True, takes=("churn",)),
-    "restart": Kind(restart, 2, is_random=True, takes=("restart",)),
-    "dopri5": Kind(dopri5, 7, is_adaptive=True, takes=("adaptive",)),
-    "mean_flow": Kind(mean_flow, tells_ends=True),
-    "sde_dpmpp": Kind(sde, is_random=True),
-    "sde_dpmpp_2m": Kind(partial(sde, uses_history=True), is_random=True),
+    "restart": Kind(
+        restart, 2, is_random=True, takes=("restart",), not_for_frames="it goes back to more noise"
+    ),
+    "dopri5": Kind(
+        dopri5, 7, is_adaptive=True, takes=("adaptive",), not_for_frames="each sample has steps of its own"
+    ),
+    "mean_flow": Kind(
+        mean_flow,
+        tells_ends=True,
+        not_for_frames="its network is told two times and one level for all frames",
+    ),
+    "sde_dpmpp": Kind(sde_dpmpp, is_random=True),
+    "sde_dpmpp_2m": Kind(sde_dpmpp_2m, is_random=True),
 }

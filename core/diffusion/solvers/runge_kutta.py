@@ -2,129 +2,82 @@
 
 With z = x / (alpha + sigma) and r = sigma / (alpha + sigma), z = (1 - r) data + r noise, so that
 dz/dr = noise - data: on rectified flow z is x and r is t (2209.03003); on other paths this is the probability
-flow (2011.13456, eq. 13) without the stiffness that t has near 0.
+flow (2011.13456, eq. 13) without the stiffness that t has near 0. Euler's method is the step of ddim:
+z + (r_s - r) (noise - data) = (1 - r_s) data + r_s noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-
 from torch import Tensor
 
-from core.diffusion.paths.path import Path
-from core.diffusion.solvers.levels import (
-    DEFAULTS,
-    Denoise,
-    Level,
-    Noise,
-    Options,
-    levels,
-    levels_at,
-    noise_share,
-    times_at,
-)
+from core.diffusion.solvers.levels import Level, levels_at, noise_share, times_at
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
 
 
-def euler(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
-    """Solve by Euler's method, order 1: the same steps as those of ddim with eta = 0."""
-    for here, there in pairwise(levels(path, times)):
-        z = x / (here.alpha + here.sigma) + (there.straight - here.straight) * _slope(denoise, x, here)
-        x = z * (there.alpha + there.sigma)
-    return x
-
-
-def midpoint(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
+@Stepwise
+def midpoint(x: Tensor, course: Course) -> Walk:
     """Solve by the midpoint rule, order 2, two evaluations a step; the network never sees t = 0."""
-    grid = levels(path, times)
-    for (here, there), middle in zip(pairwise(grid), _middles(path, grid), strict=True):
-        x = _midpoint_step(denoise, x, here, middle, there)
+    for (_, here, there), middle in zip(course.steps, _middles(course), strict=True):
+        x = yield from _midpoint_step(x, here, middle, there)
     return x
 
 
-def heun(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
+@Stepwise
+def heun(x: Tensor, course: Course) -> Walk:
     """Solve by Heun's method, order 2, two evaluations a step.
 
     The step to t = 0 is Euler's, since noise and its time are not defined there (2206.00364, algorithm 1).
     """
-    for here, there in pairwise(levels(path, times)):
-        x = heun_step(denoise, x, here, there)
+    for _, here, there in course.steps:
+        x = yield from heun_step(x, here, there)
     return x
 
 
-def rk4(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-) -> Tensor:
+@Stepwise
+def rk4(x: Tensor, course: Course) -> Walk:
     """Solve by the classical Runge-Kutta method, order 4, four evaluations a step.
 
     The step to t = 0 is the midpoint rule's, which does not evaluate there.
     """
-    grid = levels(path, times)
-    for (here, there), middle in zip(pairwise(grid), _middles(path, grid), strict=True):
+    for (_, here, there), middle in zip(course.steps, _middles(course), strict=True):
         if there.sigma == 0:
-            x = _midpoint_step(denoise, x, here, middle, there)
+            x = yield from _midpoint_step(x, here, middle, there)
             continue
-        z, step = x / (here.alpha + here.sigma), there.straight - here.straight
-        first = _slope(denoise, x, here)
-        second = _slope(denoise, (z + step / 2 * first) * (middle.alpha + middle.sigma), middle)
-        third = _slope(denoise, (z + step / 2 * second) * (middle.alpha + middle.sigma), middle)
-        fourth = _slope(denoise, (z + step * third) * (there.alpha + there.sigma), there)
-        x = (z + step / 6 * (first + 2 * (second + third) + fourth)) * (there.alpha + there.sigma)
+        first = yield from _slope(x, here)
+        second = yield from _slope(_moved(x, here, middle, first), middle)
+        third = yield from _slope(_moved(x, here, middle, second), middle)
+        fourth = yield from _slope(_moved(x, here, there, third), there)
+        x = _moved(x, here, there, mixed((1 / 6, first), (1 / 3, second), (1 / 3, third), (1 / 6, fourth)))
     return x
 
 
-def heun_step(denoise: Denoise, x: Tensor, here: Level, there: Level) -> Tensor:
+def heun_step(x: Tensor, here: Level, there: Level) -> Walk:
     """Take one step of Heun's method, to t = 0 of Euler's."""
-    z, r, r_next = x / (here.alpha + here.sigma), here.straight, there.straight
-    slope = _slope(denoise, x, here)
+    slope = yield from _slope(x, here)
     if there.sigma > 0:
-        second = denoise((z + (r_next - r) * slope) * (there.alpha + there.sigma), there)
-        slope = (slope + second.noise - second.data) / 2
-    return (z + (r_next - r) * slope) * (there.alpha + there.sigma)
+        second = yield from _slope(_moved(x, here, there, slope), there)
+        slope = mixed((0.5, slope), (0.5, second))
+    return _moved(x, here, there, slope)
 
 
-def _slope(denoise: Denoise, x: Tensor, level: Level) -> Tensor:
-    estimate = denoise(x, level)
+def _moved(x: Tensor, here: Level, there: Level, slope: Tensor) -> Tensor:
+    """Return the state at `there` of one at `here`, by a slope dz/dr."""
+    size = there.alpha + there.sigma
+    return mixed((size / (here.alpha + here.sigma), x), (size * (there.straight - here.straight), slope))
+
+
+def _slope(x: Tensor, level: Level) -> Walk:
+    estimate = yield x, level
     return estimate.noise - estimate.data
 
 
-def _midpoint_step(denoise: Denoise, x: Tensor, here: Level, middle: Level, there: Level) -> Tensor:
-    z, step = x / (here.alpha + here.sigma), there.straight - here.straight
-    half = (z + step / 2 * _slope(denoise, x, here)) * (middle.alpha + middle.sigma)
-    return (z + step * _slope(denoise, half, middle)) * (there.alpha + there.sigma)
+def _midpoint_step(x: Tensor, here: Level, middle: Level, there: Level) -> Walk:
+    slope = yield from _slope(x, here)
+    slope = yield from _slope(_moved(x, here, middle, slope), middle)
+    return _moved(x, here, there, slope)
 
 
-def _middles(path: Path, grid: Sequence[Level]) -> list[Level]:
+def _middles(course: Course) -> list[Level]:
     """Return the levels half-way between neighbours in the straight variable."""
-    halves = [(here.straight + there.straight) / 2 for here, there in pairwise(grid)]
-    return levels_at(path, times_at(path, halves, noise_share))
+    halves = [(here.straight + there.straight) / 2 for _, here, there in course.steps]
+    return levels_at(course.path, times_at(course.path, halves, noise_share))

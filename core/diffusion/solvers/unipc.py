@@ -9,27 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from core.diffusion.paths.path import Path
 from core.diffusion.solvers.dpm import Step, steps
-from core.diffusion.solvers.levels import DEFAULTS, Denoise, Noise, Options, levels
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
 
 
-def unipc(
-    denoise: Denoise,
-    x: Tensor,
-    times: Sequence[float],
-    path: Path,
-    *,
-    noise: Noise,
-    options: Options = DEFAULTS,
-    order: int = 2,
-) -> Tensor:
+def _unipc(x: Tensor, course: Course, *, order: int) -> Walk:
     """Solve by UniPC of an order, one evaluation a step; the corrector adds one to the order in theory."""
-    plan = steps(levels(path, times))
+    plan = steps(course.levels)
     orders = [_order(plan, number, order) for number in range(len(plan))]
     predictors = [_weights(plan, number, orders[number], corrects=False) for number in range(len(plan))]
     correctors = [
@@ -39,17 +30,17 @@ def unipc(
     history: list[Tensor] = []
     last = x  # the corrected state from which the present one was predicted
     for number, step in enumerate(plan):
-        data = denoise(x, step.here).data
+        estimate = yield x, step.here
+        data = estimate.data
         if number and (factors := correctors[number - 1]) is not None:
-            x = plan[number - 1].keep * last
-            for factor, each in zip(factors, (data, *history), strict=False):
-                x = x + factor * each
+            x = mixed((plan[number - 1].keep, last), *zip(factors, (data, *history), strict=False))
         history = [data, *history[: order - 1]]
         last = x
-        x = step.keep * last
-        for factor, each in zip(predictors[number], history, strict=False):
-            x = x + factor * each
+        x = mixed((step.keep, last), *zip(predictors[number], history, strict=False))
     return x
+
+
+unipc_1, unipc_2, unipc_3 = (Stepwise(partial(_unipc, order=order)) for order in (1, 2, 3))
 
 
 def _order(plan: Sequence[Step], number: int, order: int) -> int:

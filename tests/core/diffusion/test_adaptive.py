@@ -16,6 +16,7 @@ from core.diffusion.paths.path import PathName
 from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.adaptive import dopri5, integrate
 from core.diffusion.solvers.levels import AdaptiveConfig, Estimate, Level, Options, levels_at
+from core.diffusion.thresholds import ThresholdConfig
 from core.draws import Draws
 from core.errors import UserError
 from tests.core.diffusion.exact_network import SHAPE, ExactNetwork
@@ -126,8 +127,11 @@ def test_samples_of_a_network_agree_with_many_fixed_steps() -> None:
 def test_too_few_trials_and_settings_by_level_are_named() -> None:
     with pytest.raises(UserError, match=r"most=3: expected more: \d samples are not at their end"):
         integrate(field, START, 1.0, 1e-3, 1e-9, 3)
-    path, rows = make_path("rectified_flow"), torch.arange(1)
-    config = SamplerConfig(solver="dopri5", guidance=2.0, guidance_end=0.1)
-    draws, network = Draws(0, 0, rows, rows), ExactNetwork(path, "flow")
-    with pytest.raises(UserError, match=r"guidance_start or guidance_end has no form for solver=dopri5"):
-        sample(network, (1, *SHAPE), Condition(label=rows), config, path, "flow", draws)
+    expected = r"guidance_end=0\.1: expected 0, since samples of solver=dopri5 have"
+    with pytest.raises(UserError, match=expected):
+        SamplerConfig(solver="dopri5", guidance=2.0, guidance_end=0.1)
+    config, rows = SamplerConfig(solver="dopri5", threshold=ThresholdConfig(kind="static")), torch.arange(1)
+    path, draws = make_path("ddpm_linear"), Draws(0, 0, rows, rows)
+    network = ExactNetwork(path, "noise")
+    with pytest.raises(UserError, match=r"prediction=posterior_mean: expected another, since samples of"):
+        sample(network, (1, *SHAPE), Condition(), config, path, "posterior_mean", draws)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import get_args
+from itertools import pairwise
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from core.batch import Condition
-from core.diffusion.frames.lagging import lagged
+from core.diffusion.frames.lagging import solve_frames
 from core.diffusion.frames.training_levels import FrameTimes, GivenConfig
 from core.diffusion.generating import sample
+from core.diffusion.guidance.config import GuideConfig
 from core.diffusion.objective import Objective
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Prediction, target, to_data, to_noise
 from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.kinds import KINDS, SolverName, require_for_frames
+from core.diffusion.solvers.levels import ChurnConfig, CorrectorConfig, Estimate, Level
+from core.diffusion.solvers.stepwise import Course
 from core.draws import Draws
 from core.errors import UserError
 from tests.core.diffusion.every_path import PATHS
@@ -163,13 +169,6 @@ def test_a_last_frame_given_alone_is_the_still_and_draws_stay(unit: int) -> None
     assert torch.equal(ended[:, :, 0], x0[:, :, 0])
 
 
-def test_rows_of_a_grid_in_which_groups_lag() -> None:
-    assert lagged([1.0, 0.5, 0.0], 2, 0).tolist() == [[1, 1], [0.5, 0.5], [0, 0]]
-    assert lagged([1.0, 0.5, 0.0], 2, 1).tolist() == [[1, 1], [0.5, 1], [0, 0.5], [0, 0]]
-    after = lagged([1.0, 0.5, 0.0], 2, 2).tolist()
-    assert after == [[1, 1], [0.5, 1], [0, 1], [0, 0.5], [0, 0]]
-
-
 class Levels:
     """The exact network for frames of data N(0, 1 / 4), which notes the times that it is told."""
 
@@ -180,7 +179,10 @@ class Levels:
         self.told.append(time)
         steps = self.path.num_steps
         t = time / 1000 if steps is None else (time + 1) / steps
-        t = t[:, None, :, None, None] if t.ndim == 2 else t[:, None, None, None, None]
+        if t.ndim == 2:
+            t = t.repeat_interleave(x.shape[2] // t.shape[1], 1)[:, None, :, None, None]
+        else:
+            t = t[:, None, None, None, None]
         alpha, sigma = self.path.alpha(t.double()), self.path.sigma(t.double())
         gain = alpha / 4 / (alpha**2 / 4 + sigma**2)
         noise = (x - alpha * gain * x) / sigma.clamp(min=1e-9)
@@ -193,18 +195,81 @@ def made(model: Levels, config: SamplerConfig, condition: Condition, unit: int =
     )
 
 
-@pytest.mark.parametrize("kind", ["flow", "data", "noise"])
-@pytest.mark.parametrize("path", ["rectified_flow", "ddpm_linear"])
-def test_frames_that_lag_end_where_frames_together_do(kind: Prediction, path: str) -> None:
-    """The exact flow of a frame does not depend on the others here, so that neither does its end."""
+FOR_FRAMES = [name for name, kind in KINDS.items() if not kind.not_for_frames]
+OPTIONS: dict[str, dict[str, Any]] = {"euler_maruyama": {"eta": 0.5}, "edm": {"churn": ChurnConfig(amount=2)}}
+OPTIONS |= {"langevin": {"corrector": CorrectorConfig(steps=2)}}
+
+
+def of_frames(solver: SolverName, lag: int, path: str) -> SamplerConfig:
     start = 0.99 if path == "rectified_flow" else 1.0
-    base = SamplerConfig(steps=6, grid="even", start=start, solver="ddim")
-    together = made(Levels(kind, path), base, Condition(), unit=0)
+    settings = OPTIONS.get(solver, {})
+    return SamplerConfig(steps=6, grid="even", start=start, solver=solver, frame_lag=lag, **settings)
+
+
+@pytest.mark.parametrize("solver", FOR_FRAMES)
+@pytest.mark.parametrize("path", ["rectified_flow", "ddpm_linear"])
+def test_frames_that_lag_end_where_frames_together_do(solver: SolverName, path: str) -> None:
+    """The exact flow of a frame does not depend on the others here, so that neither does its end.
+
+    What is drawn in a frame's step is of the frame and of its own number of the step.
+    """
+    kind: Prediction = "flow" if path == "rectified_flow" else "noise"
+    model = Levels(kind, path)
+    together = made(model, of_frames(solver, 0, path), Condition(), unit=0)
+    alone, each = len(model.told), KINDS[solver].evaluations_with(of_frames(solver, 0, path).options)
     for lag in (1, 2, 6):
         model = Levels(kind, path)
-        lagging = SamplerConfig(steps=6, grid="even", start=start, solver="ddim", frame_lag=lag)
-        torch.testing.assert_close(made(model, lagging, Condition()), together, rtol=1e-5, atol=1e-5)
-        assert len(model.told) == 6 + 3 * lag
+        lagging = made(model, of_frames(solver, lag, path), Condition())
+        torch.testing.assert_close(lagging, together, rtol=1e-5, atol=1e-5)
+        idle = 3 * max(0, lag * each - alone)  # groups one after the other do not wait for the next
+        assert len(model.told) == alone + 3 * lag * each - idle
+
+
+def test_the_times_that_frames_are_told_follow_each_other() -> None:
+    model = Levels("flow")
+    config = SamplerConfig(steps=2, grid="even", solver="ddim", frame_lag=1)
+    made(model, config, Condition(), unit=2)
+    assert [told[0].tolist() for told in model.told] == [[1000, 1000], [500, 1000], [0, 500]]
+    model = Levels("flow")
+    made(model, replace(config, frame_lag=2), Condition(), unit=2)
+    assert [told[0].tolist() for told in model.told] == [[1000, 1000], [500, 1000], [0, 1000], [0, 500]]
+    model = Levels("flow")
+    made(model, replace(config, solver="heun"), Condition(), unit=2)
+    times = [[1000, 1000], [500, 1000], [500, 1000], [0, 500], [0, 500]]
+    assert [told[0].tolist() for told in model.told] == times
+
+
+def coupled(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    """Return the flow of a network whose estimate for a frame depends on the one before it."""
+    t = (time / 1000)[:, None, :, None, None].double()
+    data = 0.5 * torch.tanh(x) + 0.4 * torch.tanh(torch.cat([x[:, :, :1], x[:, :, :-1]], 2))
+    return (x - data) / t.clamp(min=1e-6) * (t > 0)
+
+
+@pytest.mark.parametrize(("solver", "order"), [("ddim", 0.9), ("heun", 1.8), ("dpmpp_2m", 1.8)])
+def test_frames_that_depend_on_each_other_converge_with_the_order(solver: SolverName, order: float) -> None:
+    """A lag that grows with the steps is the same curve of levels, which finer steps follow more closely.
+
+    States are compared when the first frame comes to the last time above 0, the step to which is one alone.
+    """
+    ends: list[Tensor] = []
+    for refined in (1, 2, 4, 8):
+        levels = [0.9 - 0.1 * n / refined for n in range(8 * refined + 1)]
+        seen: list[Tensor] = []
+
+        def denoise(x: Tensor, level: Level, seen: list[Tensor] = seen) -> Estimate:
+            seen.append(x)
+            flow = coupled(x, level.time_input, Condition())  # type: ignore[arg-type]
+            return Estimate(x - level.sigma * flow, x + level.alpha * flow)
+
+        path = make_path("rectified_flow")
+        course = Course.along([*levels, 0.0], path, lambda number: data(2).double())
+        walks = require_for_frames(solver)
+        delay = 2 * refined * KINDS[solver].evaluations
+        solve_frames(walks, denoise, data(2).double(), course, 1, delay)
+        ends.append(seen[KINDS[solver].evaluations * 8 * refined])
+    gaps = [float((one - other).abs().median()) for one, other in pairwise(ends)]
+    assert math.log2(gaps[-2] / gaps[-1]) > order
 
 
 def test_given_frames_stay_bit_for_bit_and_are_told_as_clean() -> None:
@@ -221,16 +286,20 @@ def test_given_frames_stay_bit_for_bit_and_are_told_as_clean() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "unit", "message"),
+    ("fields", "message"),
     [
-        (SamplerConfig(frame_lag=1), 0, r"frame_lag=1: expected 0 for a network made without model"),
-        (SamplerConfig(frame_lag=1, solver="heun"), 1, r"solver=heun: expected euler or ddim without eta"),
-        (SamplerConfig(frame_lag=1, guidance_end=0.2), 1, r"guidance_start or guidance_end has no form"),
+        ({}, r"frame_lag=1: expected 0 for a network made without model"),
+        ({"solver": "dopri5"}, r"solver=dopri5: expected euler, .*, since each sample has steps of its own"),
+        ({"solver": "restart"}, r"solver=restart: .*, since it goes back to more noise"),
+        ({"solver": "dpmpp_2s"}, r"solver=dpmpp_2s: .*, since its steps from pure noise evaluate once"),
+        ({"solver": "mean_flow"}, r"solver=mean_flow: .*, since its network is told two times"),
+        ({"guidance_end": 0.2}, r"guidance_end=0\.2: expected 0, since frames that lag have levels of"),
+        ({"guide": GuideConfig(classifier=1)}, r"guide\.classifier=1: expected 0, since frames that lag"),
     ],
 )
-def test_what_has_no_form_for_frames_is_refused(config: SamplerConfig, unit: int, message: str) -> None:
+def test_what_has_no_form_for_frames_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        made(Levels("flow"), config, Condition(), unit)
+        made(Levels("flow"), SamplerConfig(frame_lag=1, **fields), Condition(), unit=0)
 
 
 @pytest.mark.parametrize(

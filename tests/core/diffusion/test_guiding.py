@@ -23,8 +23,9 @@ from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Prediction
 from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.ddim import ddim
 from core.diffusion.solvers.levels import Denoise, Estimate, Level, levels_at
-from core.diffusion.solvers.runge_kutta import euler, heun
+from core.diffusion.solvers.runge_kutta import heun
 from core.diffusion.thresholds import ThresholdConfig
 from core.draws import Draws
 from core.errors import UserError
@@ -199,7 +200,7 @@ def test_momentum_changes_projected_guidance_only_from_the_second_step_on() -> N
     assert not torch.allclose(found[0][1], found[1][1])
 
 
-@pytest.mark.parametrize("solver", [euler, heun])
+@pytest.mark.parametrize("solver", [ddim, heun])
 def test_zero_steps_move_nothing_without_the_network(solver: Callable[..., Tensor]) -> None:
     """In z = x / (alpha + sigma), of which the flow is the slope, nothing happens above the second time."""
     path = make_path("ddpm_linear")

@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.diffusion.frames.lagging import require_frame_steps
-from core.diffusion.sampling import SamplerConfig
-from core.diffusion.solvers.kinds import KINDS
+from core.diffusion.sampling import SamplerConfig, require_one_level
+from core.diffusion.solvers.kinds import KINDS, require_for_frames
 from core.diffusion.tasks.windows import Windows
 from core.errors import UserError, renamed
 from data.latent.normalising import Normaliser
@@ -125,7 +124,8 @@ class Keeper:
         self.windows(task, pixels)
         is_condition = self.is_condition(task)
         if is_condition and self.network.frames_per_level:
-            require_frame_steps(sampler.solver, sampler.eta)
+            require_for_frames(sampler.solver)
+            require_one_level(sampler, "given frames")
         own_levels = KINDS[sampler.solver].is_adaptive or sampler.frame_lag > 0
         if task.keep == "projection" and not is_condition and own_levels:
             expected = "replacement with an adaptive solver or a frame_lag, whose samples or frames have"

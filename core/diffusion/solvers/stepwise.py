@@ -1,0 +1,82 @@
+"""How a solver of fixed steps is written: it asks for estimates, and whoever runs it answers.
+
+So one and the same solver runs by itself, one denoiser answering all, or several times side by side, each on
+frames of its own, with one evaluation of the network for all of them (`core/diffusion/frames/lagging.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from core.diffusion.paths.path import Path
+from core.diffusion.solvers.levels import DEFAULTS, Denoise, Estimate, Level, Noise, Options, levels
+
+Walk = Generator[tuple[Tensor, Level], Estimate, Tensor]
+"""A solver under way: it asks for the estimate of a state at a level, and returns the sample at t = 0."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a solver steps along: the levels of a grid that falls to t = 0, with their times.
+
+    noise: of the number of a draw, standard normal numbers in the shape of the state.
+    """
+
+    times: Sequence[float]
+    levels: list[Level]
+    path: Path
+    noise: Noise
+    options: Options = DEFAULTS
+
+    @classmethod
+    def along(cls, times: Sequence[float], path: Path, noise: Noise, options: Options = DEFAULTS) -> Course:
+        """Compute the coefficients of every time; `times` must fall and end at 0."""
+        return cls(times, levels(path, times), path, noise, options)
+
+    @property
+    def steps(self) -> Iterator[tuple[int, Level, Level]]:
+        """Number, start and end of every step."""
+        return ((number, *step) for number, step in enumerate(pairwise(self.levels)))
+
+
+@dataclass(frozen=True)
+class Stepwise:
+    """A solver of fixed steps, called as a `Solver`.  walk: of a start at the first time of a course."""
+
+    walk: Callable[[Tensor, Course], Walk]
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        times: Sequence[float],
+        path: Path,
+        *,
+        noise: Noise,
+        options: Options = DEFAULTS,
+    ) -> Tensor:
+        """Return the sample at t = 0 of a start, with one denoiser for all that is asked."""
+        walk = self.walk(x, Course.along(times, path, noise, options))
+        try:
+            asked = next(walk)
+            while True:
+                asked = walk.send(denoise(*asked))
+        except StopIteration as end:
+            return end.value
+
+
+def mixed(*terms: tuple[float, Tensor]) -> Tensor:
+    """Return the sum of weighted tensors of one shape: one pass over the state for each that has a weight.
+
+    A first weight of 1 takes no pass. Weights are numbers of the host, so that nothing is waited for.
+    """
+    (weight, x), *rest = [term for term in terms if term[0]] or terms[:1]
+    x = x if weight == 1 else weight * x
+    for weight, each in rest:
+        x = torch.add(x, each, alpha=weight)
+    return x

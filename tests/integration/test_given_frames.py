@@ -57,5 +57,5 @@ def test_trained_patterns_are_conditions_and_others_are_replaced(
     assert f"{TRAINED} at every n-th place" in capfd.readouterr().err
     recorded = (trained / "config.yaml").read_text()
     if "frame_levels: true" in recorded:
-        with pytest.raises(UserError, match=r"solver=heun: expected euler or ddim"):
-            clips(trained, "heun", first, "sampler.solver=heun")
+        with pytest.raises(UserError, match=r"solver=dopri5: expected euler, .*since each sample"):
+            clips(trained, "dopri5", first, "sampler.solver=dopri5")

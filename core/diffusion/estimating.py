@@ -16,6 +16,7 @@ from core.diffusion.predictions import (
     Prediction,
     level_before,
     network_input,
+    noise_beside,
     target,
     to_data,
     to_noise,
@@ -65,7 +66,7 @@ def estimating(
                 return estimate
             data = estimate.data
         data = bounded(threshold, data)
-        return Estimate(data, (x - level.alpha * data) / level.sigma, variance_fraction)
+        return Estimate(data, noise_beside(data, x, level.alpha, level.sigma), variance_fraction)
 
     return denoise
 
@@ -89,8 +90,11 @@ def _mixing(
     """Return how outputs at x are mixed, by the data that they stand for."""
 
     def from_data(data: Tensor) -> Tensor:
-        noise = (x - level.alpha * data) / level.sigma
-        return target(prediction, data, noise, level.alpha, level.sigma, before)
+        noise = noise_beside(data, x, level.alpha, level.sigma)
+        output = target(prediction, data, noise, level.alpha, level.sigma, before)
+        if prediction == "score" and isinstance(level.sigma, Tensor):  # has no value at time 0
+            output = torch.where(level.sigma > 0, output, 0.0)
+        return output
 
     def as_data(output: Tensor) -> Tensor:
         return to_data(prediction, output, x, level.alpha, level.sigma, before)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from core.diffusion.paths.path import Path
@@ -64,6 +65,14 @@ def to_noise(
         return -sigma * output
     p, _ = _parts(kind, alpha, sigma, before)
     return (alpha * output - p * x_t) / determinant(kind, alpha, sigma, before)
+
+
+def noise_beside(data: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    """Return the noise of x_t beside its data; 0 where it has none, as frames at time 0."""
+    if not isinstance(sigma, Tensor):
+        return (x_t - alpha * data) / sigma
+    is_noisy = sigma > 0
+    return torch.where(is_noisy, (x_t - alpha * data) / torch.where(is_noisy, sigma, 1.0), 0.0)
 
 
 def determinant(kind: Prediction, alpha: Level, sigma: Level, before: Before = None) -> Level:

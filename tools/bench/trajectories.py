@@ -26,6 +26,7 @@ from core.diffusion.solvers.levels import (
     levels_at,
 )
 from core.diffusion.solvers.runge_kutta import heun_step
+from core.diffusion.solvers.stepwise import answered
 from core.files import write_text
 
 EVALUATIONS = (5, 10, 20)
@@ -64,7 +65,7 @@ def averaging(x: Tensor, level: Level) -> Estimate:
     moved = x
     times = torch.linspace(t, end, 201, dtype=torch.float64).tolist()
     for here, there in pairwise(levels_at(PATH, times)):
-        moved = heun_step(exact, moved, here, there)
+        moved = answered(heun_step(moved, here, there), exact)
     velocity = (x - moved) / (t - end)
     return Estimate(x - t * velocity, x + (1 - t) * velocity)
 

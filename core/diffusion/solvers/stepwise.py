@@ -61,13 +61,17 @@ class Stepwise:
         options: Options = DEFAULTS,
     ) -> Tensor:
         """Return the sample at t = 0 of a start, with one denoiser for all that is asked."""
-        walk = self.walk(x, Course.along(times, path, noise, options))
-        try:
-            asked = next(walk)
-            while True:
-                asked = walk.send(denoise(*asked))
-        except StopIteration as end:
-            return end.value
+        return answered(self.walk(x, Course.along(times, path, noise, options)), denoise)
+
+
+def answered(walk: Walk, denoise: Denoise) -> Tensor:
+    """Return the end of a walk, all of whose questions one denoiser answers."""
+    try:
+        asked = next(walk)
+        while True:
+            asked = walk.send(denoise(*asked))
+    except StopIteration as end:
+        return end.value
 
 
 def mixed(*terms: tuple[float, Tensor]) -> Tensor:

@@ -24,6 +24,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.kinds import KINDS, SolverName, require_for_frames
 from core.diffusion.solvers.levels import ChurnConfig, CorrectorConfig, Estimate, Level
 from core.diffusion.solvers.stepwise import Course
+from core.diffusion.thresholds import ThresholdConfig
 from core.draws import Draws
 from core.errors import UserError
 from tests.core.diffusion.every_path import PATHS
@@ -186,7 +187,8 @@ class Levels:
         alpha, sigma = self.path.alpha(t.double()), self.path.sigma(t.double())
         gain = alpha / 4 / (alpha**2 / 4 + sigma**2)
         noise = (x - alpha * gain * x) / sigma.clamp(min=1e-9)
-        return target(self.kind, gain * x, noise, alpha, sigma).float()
+        found = target(self.kind, gain * x, noise, alpha, sigma).float()
+        return torch.where(found.isfinite(), found, 0.0)  # a score has no value at time 0, a network has
 
 
 def made(model: Levels, config: SamplerConfig, condition: Condition, unit: int = 1) -> Tensor:
@@ -283,6 +285,29 @@ def test_given_frames_stay_bit_for_bit_and_are_told_as_clean() -> None:
         assert torch.equal(found[kept], latents[kept])
         assert all(bool((told[mask > 0] == 0).all()) for told in model.told)
         assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["flow", "data", "noise", "score", "edm"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"threshold": ThresholdConfig(kind="dynamic", limit=0.5)},
+        {"guidance": 2.0, "guidance_kind": "apg"},
+        {"guidance": 2.0, "guidance_kind": "cfg_zero", "guidance_rescale": 0.5},
+    ],
+)
+def test_what_acts_on_the_data_is_finite_beside_frames_at_time_0(
+    kind: Prediction, fields: dict[str, Any]
+) -> None:
+    model = Levels(kind)
+    for lag in (0, 2):
+        mask = torch.tensor([[1.0, 0, 0, 0], [1.0, 1, 0, 0]])
+        latents = data(2) * mask[:, None, :, None, None]
+        condition = Condition(label=torch.zeros(2).long(), frame_mask=mask, frame_latents=latents)
+        found = made(model, SamplerConfig(steps=4, start=0.99, frame_lag=lag, **fields), condition)
+        assert found.isfinite().all()
+        kept = mask[:, None, :, None, None].bool().expand_as(found)
+        assert torch.equal(found[kept], latents[kept])
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ def to_data(
     """Return the x0 that `output` at `x_t` stands for; of noise and score there is none where alpha = 0."""
     if kind == "data":
         return output
+    if kind == "score":  # has a value where sigma = 0, which the general form has not
+        return (x_t + sigma**2 * output) / alpha
     _, q = _parts(kind, alpha, sigma, before)
     return (q * x_t - sigma * output) / determinant(kind, alpha, sigma, before)
 

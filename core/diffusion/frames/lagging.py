@@ -38,7 +38,7 @@ class _Group:
     ) -> None:
         frames = slice(first, first + unit)
         own = replace(course, noise=lambda number: course.noise(number)[:, :, frames])
-        self._walk, self._frames, self._end = solver.walk(x[:, :, frames], own), frames, course.levels[-1]
+        self._walk, self._frames, self._end = solver.begin(x[:, :, frames], own), frames, course.levels[-1]
         self.begins, self.is_done = begins, False
         self.state, self.level = next(self._walk)
 

@@ -46,9 +46,9 @@ class Course:
 
 @dataclass(frozen=True)
 class Stepwise:
-    """A solver of fixed steps, called as a `Solver`.  walk: of a start at the first time of a course."""
+    """A solver of fixed steps, called as a `Solver`.  begin: of a start at the first time of a course."""
 
-    walk: Callable[[Tensor, Course], Walk]
+    begin: Callable[[Tensor, Course], Walk]
 
     def __call__(
         self,
@@ -61,7 +61,7 @@ class Stepwise:
         options: Options = DEFAULTS,
     ) -> Tensor:
         """Return the sample at t = 0 of a start, with one denoiser for all that is asked."""
-        return answered(self.walk(x, Course.along(times, path, noise, options)), denoise)
+        return answered(self.begin(x, Course.along(times, path, noise, options)), denoise)
 
 
 def answered(walk: Walk, denoise: Denoise) -> Tensor:

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from core.progress import counted
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.split_names import is_split
-from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree
+from data.raw.layouts.tree import Tree
 
-AROUND = (*KINDS_OF_MEDIA, "reg")  # folders around those of kohya's interface
+AROUND = ("img", "imgs", "image", "images", "reg")  # folders around those of kohya's interface
 _FOLDER = re.compile(r"([1-9]\d*)_(.+)")
 
 

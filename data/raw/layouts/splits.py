@@ -13,9 +13,11 @@ from core.errors import UserError
 from core.progress import counted
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.split_names import SPLITS, is_split, split_in
-from data.raw.item import Item
+from data.raw.item import Item, printable
 from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree
 from data.raw.tables.kinds import GIVEN
+
+OF_NO_CLASS = {"data", "default", *KINDS_OF_MEDIA}  # folders around splits of which nothing need be said
 
 
 def read(tree: Tree) -> Iterable[Item]:
@@ -29,6 +31,9 @@ def read(tree: Tree) -> Iterable[Item]:
         return ()
     wanted = chosen(tree, Counter(splits[name] for name in content), "file")
     tree.findings.said.append(f"splits packed: {', '.join(wanted)}")
+    around = {"/".join(PurePosixPath(name).parts[:depth]) for name in content} - {"", *OF_NO_CLASS}
+    if len(around) == 1:
+        tree.findings.said.append(f"the folder {printable(*around)}/ around all splits is no class")
     tree.skip = depth + any(len(PurePosixPath(name).parts) > depth + 1 for name in content)
     for name, split in splits.items():
         if split and split not in wanted:

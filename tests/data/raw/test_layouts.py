@@ -487,6 +487,19 @@ def test_splits_are_known_wherever_the_source_is_called_so(tmp_path: Path, layou
     assert not any(listing.classes)
 
 
+def test_a_folder_around_splits_is_said_to_be_no_class(tmp_path: Path) -> None:
+    listing = listed(tmp_path, pictures("dog/train/0.png"))
+    assert listing.said == ("splits packed: train", "the folder dog/ around all splits is no class")
+    assert listing.classes == ()
+
+
+def test_numbers_before_names_in_other_folders_are_classes(tmp_path: Path) -> None:
+    assert listed(tmp_path, pictures("photos/2020_a/0.png", "photos/2021_b/1.png")).classes == (
+        "2020_a",
+        "2021_b",
+    )
+
+
 def test_splits_that_the_source_has_not_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="split=train: expected '': the source has no splits"):
         listed(tmp_path, pictures("0.png"), split="train")

@@ -19,7 +19,7 @@ from core.queue.config import QueueConfig
 from core.queue.dead_owners import expire_dead
 from core.queue.failures import Failure
 from core.queue.leases import Leases, LeaseState
-from core.queue.work_queue import WorkQueue
+from core.queue.work_queue import NO_ROOM, WorkQueue
 from core.run import ends
 from core.run.ending import Ending
 
@@ -122,10 +122,20 @@ def work(job: SharedJob, queue: QueueConfig) -> None:
     with (ending := Ending()).catching():
         try:
             _Worker(job, queue, ending).share()
-        except (OSError, WorkError):
-            if not job.is_finished():
-                raise  # else others have finished, and what we were at has gone with that
+        except (OSError, WorkError) as error:
+            if not job.is_finished():  # else others have finished, and what we were at has gone with that
+                if (without_room := _of_no_room(job, error)) is not None:
+                    raise without_room from None
+                raise
     job.clear()
+
+
+def _of_no_room(job: SharedJob, error: Exception) -> WorkError | None:
+    """Return what to say where nothing can be written any more, None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+        return None
+    kept = "what is made is kept, and the same command continues when there is room"
+    return WorkError(f"{job.output}: {error.strerror}; {kept}")
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from core.queue.leases import Lease, Leases, LeaseState, Losses
 LISTED_S = 60.0  # the age in seconds up to which units are chosen by a listing
 MISSES = 8  # units in a row that others took or finished, after which the listing is too old
 PROVEN = 3  # workers that had finished other units, of those lost at a suspect unit: it is given up
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
 
 
 class WorkQueue:
@@ -218,7 +218,7 @@ class WorkQueue:
         try:
             yield blamed
         except (RuntimeError, OSError, MemoryError) as error:
-            if isinstance(error, self.fatal) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+            if isinstance(error, self.fatal) or (isinstance(error, OSError) and error.errno in NO_ROOM):
                 raise
             blamed.append(error)
             if lease.held() and not self._is_done(lease.unit):  # else taken over: another worker's to judge

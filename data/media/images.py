@@ -148,7 +148,8 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
     """Convert uint8 (..., T, H, W, C) to float32 (..., C, T, H, W) in [-1, 1]: `pixels / 127.5 - 1`."""
     import torch
 
-    moved = rearrange(torch.from_numpy(np.ascontiguousarray(pixels)), "... t h w c -> ... c t h w")
+    own = np.require(pixels, requirements=["C", "W"])  # torch warns of arrays that may not be written
+    moved = rearrange(torch.from_numpy(own), "... t h w c -> ... c t h w")
     return moved.to(torch.float32).div_(127.5).sub_(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,84 +16,29 @@ from torch import Tensor
 from core.diffusion.tasks.task import Observe
 from core.errors import UserError, below
 from core.faults.failpoints import failpoint
-from core.progress import say
 from core.run.folder import CONFIG, SAMPLES
-from models.denoisers.skipping import WithoutBlocks
-from models.precision import compute_repeatably
-from tools.runs.loaded_run import LoadedRun, open_run
+from tools.runs.loaded_run import LoadedRun
 from tools.runs.objective_kind import maps_to_data
 from tools.runs.samples import FILES, MADE_FROM, OVERVIEW
 from tools.sample import parts as sample_parts
 from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.decoding import Decoder, Made
 from tools.sample.files.file_parts import LATENTS_SUFFIX, FileParts
-from tools.sample.files.kinds import ALL_IN_ONE, KINDS
+from tools.sample.files.kinds import ALL_IN_ONE, KINDS, require_encodable
 from tools.sample.files.naming import fill, require_different
 from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, make_latents
 from tools.sample.given.known import Keeper
-from tools.sample.guiding import Guiding, open_weak
-from tools.sample.networks.compiling import compile_networks, settled
-from tools.sample.networks.shared_tokens import Leader, require_shareable
-from tools.sample.noisy_classifiers.opening import open_classifier
+from tools.sample.guiding import Guiding
 from tools.sample.parts import Decoded, Parts, Store
-from tools.sample.prompts import Prompts, embed
-from tools.sample.record import describing, unchanged
+from tools.sample.prompts import Prompts
+from tools.sample.record import describing
 from tools.sample.requests.asked import Asked, SampleSettings
-from tools.sample.requests.fitting import latent_shape, make_schedule, settle_samplers
+from tools.sample.requests.fitting import latent_shape
 from tools.sample.requests.presets import PRESETS
 from tools.sample.requests.schedule import Schedule, Size
 
 FILES_A_FOLDER = 1000  # {part} in names of files
 OWN_FILES = (OVERVIEW, SAMPLES, FILES, MADE_FROM, CONFIG)
-
-
-def prepare(
-    settings: SampleSettings,
-    making: describing.Making,
-    asked: Asked,
-    device: torch.device,
-    record: dict[str, Any] | None,
-    leader: Leader | None = None,
-) -> Job:
-    """Read what samples are made from; UserError, with nothing written, where it is not as asked for, or not
-    what the job was begun with.
-
-    record: what that is, None for a job that begins.  leader: of ranks that share the tokens of samples.
-    """
-    precision = describing.precision_of(making, record, device.type)
-    making, dtype = replace(making, precision=precision), compute_repeatably(precision)
-    checkpoint, source = describing.checkpoint_of(making, record), Path(making.source)
-    sequence = leader.sequence if leader is not None else None
-    trained = open_run(source, checkpoint, making.weights, device, dtype, sequence)
-    with below("tiling"):
-        trained.autoencoder.set_tiling(making.tiling)
-    settings = settings.at_rate(trained.space.fps)
-    keeper = Keeper.of(trained, source)
-    schedule = make_schedule(settings, asked, trained.space, source, shape_of(trained), keeper)
-    schedule, notes = settle_samplers(schedule, trained.space, source, shape_of(trained))
-    if not asked.requests:
-        settings = replace(settings, sampler=schedule.forms[0].sampler)
-    folder = making.text_encoder or trained.space.text_folder
-    for form in schedule.forms:
-        with below("sampler.guide"):
-            WithoutBlocks(trained.model, form.sampler.guide.skip_blocks)
-    prompts = embed(schedule.texts, trained.space.text, folder, device)
-    classifier = open_classifier(making.classifier, trained.space, device)
-    weak = open_weak(making.weak, trained, record, device, dtype, sequence)
-    guiding = Guiding(trained, weak, classifier)
-    compiles = settled(making.compile, device.type, shares_tokens=leader is not None)
-    if compiles:
-        networks = [run.model for run in (trained, weak) if run is not None]
-        compile_networks(networks, len(schedule.forms))
-    job = Job(settings, making, asked, trained, schedule, guiding, prompts, compiles)
-    unchanged.require_same(Path(making.output), record or job.made_from, job.made_from)
-    job.require_nameable()
-    if leader is not None:
-        require_shareable(trained.network, schedule, leader.sequence.size)
-        leader.open((making.source, trained), (making.weak.source, weak), precision=precision)
-    for line in (*notes, *(f"warning: {each}" for each in job.warnings())):
-        say(line)
-    return job
 
 
 @dataclass(frozen=True)
@@ -170,6 +115,12 @@ class Job:
         elif len(self.schedule.forms) > 1:
             expected = f"{', '.join(KINDS)}, since samples differ in size or sampler"
             raise UserError("files.kind", "npz", expected)
+
+    def require_encodable(self) -> None:
+        """Refuse kinds of films whose encoders do not take frames of the samples' sizes."""
+        with below("files"):
+            for size in dict.fromkeys(self.sizes):
+                require_encodable(*self.settings.files.of(size.frames), size.height, size.width)
 
     def fields(self, index: int) -> dict[str, int | str]:
         """Return the values of a sample's fields in the template of its file's name."""

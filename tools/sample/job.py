@@ -97,7 +97,7 @@ def run(config: Config, leader: Leader | None = None) -> None:
     from core.queue import shared_job
     from core.run.claim import claim
     from tools.sample import sharing
-    from tools.sample.batches import prepare
+    from tools.sample.preparing import prepare
     from tools.sample.publishing import publish
     from tools.sample.record import describing, unchanged
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.media.colour import BT709
+from data.media.formats import MediaError
 
 LIMITED_RANGE = 1
 
@@ -62,7 +63,7 @@ def encode_film(frames: np.ndarray, fps: float, codec: str = "h264", crf: int | 
     """Encode uint8 (T, H, W, 3) as the bytes of a film; equal input gives equal bytes.
 
     Odd sizes get one more row or column (a copy of the last) where colour planes are halved.
-    codec: of `CODECS`.  crf: 0 to its worst; None is its usual one.
+    codec: of `CODECS`.  crf: 0 to its worst; None is its usual one.  MediaError for frames that it refuses.
     """
     import av
     from av.video.reformatter import VideoReformatter
@@ -75,7 +76,8 @@ def encode_film(frames: np.ndarray, fps: float, codec: str = "h264", crf: int | 
         frames = np.pad(frames, ((0, 0), *odd, (0, 0)), mode="edge")
     file = io.BytesIO()
     marks = {"fflags": "+bitexact"} if kind.lossless else {}  # else Matroska has a random number
-    with _kept_priority(), av.open(file, "w", format=kind.container, options=marks) as container:
+    refusals = _refusals(av.FFmpegError, kind, frames)
+    with refusals, _kept_priority(), av.open(file, "w", format=kind.container, options=marks) as container:
         stream: Any = container.add_stream(
             kind.encoder, rate=Fraction(fps).limit_denominator(1001), options=_options(kind, crf)
         )
@@ -93,6 +95,16 @@ def encode_film(frames: np.ndarray, fps: float, codec: str = "h264", crf: int | 
             container.mux(stream.encode(_converted(reformatter, frame, kind)))
         container.mux(stream.encode())
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def _refusals(error: type[Exception], kind: Codec, frames: np.ndarray) -> Iterator[None]:
+    """Turn what a library says of frames that it does not take into MediaError."""
+    try:
+        yield
+    except error as refused:
+        size = f"{frames.shape[1]} x {frames.shape[2]}"
+        raise MediaError(f"{kind.encoder} does not take frames of {size} pixels ({refused})") from None
 
 
 @contextlib.contextmanager

@@ -15,10 +15,12 @@ from core.draws import Draws
 from core.errors import UserError
 from tests.tools.made_runs import make_run
 from tools.runs.samples import Samples
-from tools.sample import batches, generating
+from tools.sample import generating, preparing
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
+from tools.sample.files.kinds import require_encodable
 from tools.sample.prompts import Prompts
+from tools.sample.requests import reading
 
 STEPS = SamplerConfig(steps=2)
 
@@ -198,7 +200,7 @@ def test_presets_write_what_their_packages_read(run: Path, monkeypatch: pytest.M
             else None
         )
 
-    monkeypatch.setattr(batches, "embed", embed)
+    monkeypatch.setattr(preparing, "embed", embed)
     listed = [
         {"prompt_en": "a cat, asleep", "dimension": ["color"]},
         {"prompt_en": "a dog", "dimension": ["temporal_flickering"]},
@@ -232,3 +234,18 @@ def test_the_arrays_of_adm_hold_labels_and_are_numpys(run: Path) -> None:
     with np.load(run.parent / "adm/samples.npz") as arrays:
         assert (arrays["arr_0"].shape, arrays["arr_0"].dtype) == ((5, 16, 16, 3), np.uint8)
         assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_a_row_of_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "requests.csv"
+    path.write_bytes("class,name\ncat,caf\u00e9\ndog,x\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"1 row cannot be used: row 1: name=.*expected text in UTF-8"):
+        reading.read_requests(reading.rows_of(path), path, 0)
+    assert [each.row for each in reading.read_requests(reading.rows_of(path), path, 1)] == [2]
+
+
+def test_an_encoder_that_takes_no_such_frames_is_named_beforehand() -> None:
+    require_encodable("h264", None, 16, 16)
+    require_encodable("png", None, 8, 8)
+    with pytest.raises(UserError, match=r"kind=hevc: expected h264, av1, ffv1 or npz for 8 x 8 pixels"):
+        require_encodable("hevc", None, 8, 8)

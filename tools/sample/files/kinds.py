@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from data.media.film.codecs import CODECS, encode_film
+from data.media.formats import MediaError
 from data.media.images import encode_lossy, encode_png
 
 FileKind = Literal["npz", "png", "webp", "jpeg", "h264", "hevc", "av1", "ffv1"]
@@ -53,6 +54,17 @@ KINDS: Mapping[str, Kind] = {
     "jpeg": Kind(".jpg", "image", (1, 100), False, _lossy("JPEG", 95)),
     **{name: _by_codec(name) for name in CODECS},
 }
+
+
+def require_encodable(kind: FileKind, quality: int | None, height: int, width: int) -> None:
+    """Refuse a kind of film whose encoder does not take frames of this size, which one frame tells."""
+    if kind == ALL_IN_ONE or KINDS[kind].holds == "image":
+        return
+    try:
+        KINDS[kind].encode(np.zeros((1, height, width, 3), np.uint8), 12.0, quality)
+    except MediaError as error:
+        others = ", ".join(name for name in CODECS if name != kind)
+        raise UserError("kind", kind, f"{others} or npz for {height} x {width} pixels: {error}") from None
 
 
 def require_fitting(kind: str, quality: int | None, frames: int) -> None:

@@ -113,10 +113,8 @@ class Keeper:
         if not task.given_last or learned_stills(self.source) == is_picture(task.given_last, "given_last"):
             return []
         if learned_stills(self.source):
-            was, now = "pictures that stand still", "a film, so a single latent frame of it moves"
-        else:
-            was, now = "frames of clips, which move", "a picture that stands still"
-        return [f"the run was trained with the last frames given of {was} (data.stills); this is {now}"]
+            return ["given_last moves, and last frames that the run was given stood still (data.stills=true)"]
+        return ["given_last stands still, and last frames that the run was given moved (data.stills=false)"]
 
     def check(self, task: TaskConfig, sampler: SamplerConfig, pixels: tuple[int, int, int]) -> None:
         """Refuse files that do not fit samples of (T, H, W) pixels, and solvers that cannot keep to them."""
@@ -166,7 +164,8 @@ class Keeper:
         if not (task.given or task.given_last):
             return None
         if total == 1:
-            raise UserError("frames", 1, "more than 1 with given frames, which a clip goes on from")
+            field = "given" if task.given else "given_last"
+            raise UserError(field, getattr(task, field), "'' with frames=1: clips alone are given frames")
         places = np.zeros(latent_frames, bool)
         clip, picture = np.zeros((0, height, width, 3), np.uint8), None
         if task.given:

@@ -70,10 +70,14 @@ def _lines(path: Path, field: str) -> Iterator[Row]:
 
 
 def _of_yaml(path: Path, field: str) -> Iterator[Row]:
-    content = read_yaml(path)
+    expected = "YAML with a list under `requests:`, and nothing else"
+    try:
+        content = read_yaml(path)
+    except UserError as error:
+        raise UserError(field, path, f"{expected} ({error})") from None
     listed = content.get("requests")
     if set(content) != {"requests"} or not isinstance(listed, list):
-        raise UserError(field, path, "YAML with a list under `requests:`, and nothing else")
+        raise UserError(field, path, expected)
     for number, row in enumerate(listed, 1):
         known = isinstance(row, Mapping)
         yield Row(number, row if known else {}, "" if known else "not fields and their values")

@@ -84,6 +84,11 @@ def make_request(row: Mapping[str, Any]) -> Request:
     given = {name.strip(): value for name, value in row.items() if value not in (None, "")}
     if unknown := [name for name in given if name not in COLUMNS]:
         raise UserError(f"column {unknown[0]!r} is not one of {', '.join(COLUMNS)}")
+    for name, value in given.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:  # bytes that are none, or half of a surrogate pair
+            raise UserError(name, value, "text in UTF-8") from None
     values = {"class_name" if name == CLASS else name: _typed(name, value) for name, value in given.items()}
     try:
         return from_dict(Request, values)

@@ -514,3 +514,4 @@ def test_constraints_pin_what_pyproject_asks_for() -> None:
     assert "torch" in needed
     assert [name for name in needed if name not in pinned] == []
     assert pinned["torch"] == "2.13.0"
+    assert 'kernels = ["triton==3.7.1"]' in text  # what torch 2.13.0 for CUDA requires

@@ -199,7 +199,20 @@ def test_weights_are_not_kept_in_8_bits_for_the_backward_pass() -> None:
     assert [(tensor.dtype, tensor.numel()) for tensor in kept if tensor is not layer.weight] == [
         (E4M3, x.numel()),
         (torch.float32, 1),
+        (torch.float32, 1),
     ]
+
+
+def test_a_pass_over_the_weights_finds_their_scale_for_both_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def scale_of(x: Tensor, dtype: torch.dtype, plain: Any = fp8.scale_of) -> Tensor:
+        sizes.append(x.numel())
+        return plain(x, dtype)
+
+    monkeypatch.setattr(fp8, "scale_of", scale_of)
+    results(Fp8Linear(32, 48), torch.randn(64, 32, requires_grad=True), torch.randn(64, 48))
+    assert sizes == [64 * 32, 48 * 32, 64 * 48]  # the input, the weights, the gradient
 
 
 @pytest.mark.usefixtures("emulated")
@@ -234,7 +247,14 @@ def test_products_are_given_to_the_hardware_in_the_layout_it_takes(monkeypatch: 
     seen = []
 
     def scaled_mm(
-        left: Tensor, right: Tensor, *, scale_a: Tensor, scale_b: Tensor, out_dtype: torch.dtype
+        left: Tensor,
+        right: Tensor,
+        *,
+        scale_a: Tensor,
+        scale_b: Tensor,
+        bias: Tensor | None,
+        out_dtype: torch.dtype,
+        use_fast_accum: bool,
     ) -> Tensor:
         assert left.stride(1) == right.stride(0) == 1
         assert not any(size % 16 for size in (*left.shape, *right.shape))
@@ -243,8 +263,8 @@ def test_products_are_given_to_the_hardware_in_the_layout_it_takes(monkeypatch: 
             1,
             *[torch.float32] * 2,
         )
-        seen.append((left.dtype, right.dtype))
-        return plain_product((left, scale_a), (right, scale_b), out_dtype)
+        seen.append((left.dtype, right.dtype, bias is not None, use_fast_accum))
+        return plain_product((left, scale_a), (right, scale_b), out_dtype, bias)
 
     monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
     torch.manual_seed(0)
@@ -257,7 +277,7 @@ def test_products_are_given_to_the_hardware_in_the_layout_it_takes(monkeypatch: 
         moved = OnGpu(x).requires_grad_()
         found = results(put(layer), moved, OnGpu(weights))
         assert waits == []
-    assert seen == [(E4M3, E4M3), (E5M2, E4M3), (E5M2, E4M3)]
+    assert seen == [(E4M3, E4M3, True, True), *[(E5M2, E4M3, False, False)] * 2]
     for ours, theirs in zip(found, plain, strict=True):
         assert isinstance(ours, OnGpu)
         assert torch.equal(ours.inner, theirs.detach())

@@ -96,15 +96,7 @@ class ObjectiveConfig:
             expected = f"shared or prefix with timesteps.stratified, not {self.frame_times}"
             raise UserError("frame_times", self.frame_times, expected)
         if self.kind != "denoising":
-            plain = {
-                "weighting": "uniform",
-                "loss_space": "",
-                "learned_sigma": False,
-                "frame_times": "shared",
-            }
-            for field, usual in plain.items():
-                if (value := getattr(self, field)) != usual:
-                    raise UserError(field, value, f"{usual or repr('')} with kind={self.kind}")
+            self._require_plain()
         if self.loss_space and self.weighting not in SPACED:
             raise UserError("loss_space", self.loss_space, f"'' with weighting={self.weighting}")
 

@@ -12,14 +12,13 @@ from typing import TypedDict
 import numpy as np
 
 from data.order.buckets import Bucket, BucketConfig, GroupConfig, available_frames, group_sizes, is_image
-from launch.demo.own.group_sizes import ENCODER_GROUP, TRAIN_GROUP, group_multiple
+from launch.demo.own.recipe import COMPRESSION, ENCODER_GROUP, TRAIN_GROUP, group_multiple
 from launch.demo.own.shapes import choose_shapes
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import train_flops
 
 RESOLUTIONS = (32, 48, 64, 96, 128, 192, 256)
 FRAMES = (17, 9, 5)
-COMPRESSION = 4  # of the autoencoder's space and time, as in configs/demo/train-autoencoder.yaml
 DENOISERS = ((128, 4, 2), (192, 6, 3), (256, 8, 4), (384, 12, 6))  # width, depth, heads
 SIMPLE = 64  # pixels up to which the smallest denoiser will do
 
@@ -52,7 +51,8 @@ class Speed:
 
     image_pixels, clip_pixels: pixels a second that the demo's autoencoder learns from, in images and clips.
     flops: of training a denoiser, a second.  memory: bytes that a rank may take.  precision: it was measured
-    in, and is trained in.
+    in, and is trained in.  image_read, clip_read: seconds that all cores together take to read a sample.
+    reads_beside: while the device trains.
     """
 
     image_pixels: float
@@ -62,6 +62,9 @@ class Speed:
     ranks: int
     device: str = "cpu"
     precision: str = "fp32"
+    image_read: float = 0.0
+    clip_read: float = 0.0
+    reads_beside: bool = False
 
 
 class Choice(TypedDict):
@@ -200,9 +203,17 @@ def _encoder_step(shapes: Sequence[Bucket], weights: Sequence[float], speed: Spe
     multiple = group_multiple(speed.ranks)
     config = GroupConfig(group_size=ENCODER_GROUP, rank_multiple=multiple, cost_quadratic=0.0)
     sizes = group_sizes([max(1, count // 256) for count in pixels], config)
-    rates = [speed.clip_pixels if shape.frames > 1 else speed.image_pixels for shape in shapes]
-    times = (n * count * w / rate for n, count, w, rate in zip(sizes, pixels, weights, rates, strict=True))
-    return groups_of_step(shapes) * sum(times) / EFFICIENCY
+    clips = [shape.frames > 1 for shape in shapes]
+    learns = sum(
+        n * count * w / (speed.clip_pixels if clip else speed.image_pixels)
+        for n, count, w, clip in zip(sizes, pixels, weights, clips, strict=True)
+    )
+    reads = sum(
+        n * w * (speed.clip_read if clip else speed.image_read)
+        for n, w, clip in zip(sizes, weights, clips, strict=True)
+    )
+    learns /= EFFICIENCY
+    return groups_of_step(shapes) * (max(learns, reads) if speed.reads_beside else learns + reads)
 
 
 def _train_step(

@@ -50,7 +50,7 @@ def settle(output: Path, minutes: float, ranks: int, *, tiny: bool, text_encoder
     spent = sum(stage["seconds"] for stage in read_record(output, digits=False).stages.values())
     texts = int(manifest.extra.get("texts") or 0)
     folder = Folder(np.asarray(dataset.media), texts, len(manifest.classes), spent)
-    speed = SLOW if tiny else measure_speed(ranks)
+    speed = SLOW if tiny else measure_speed(ranks, dataset)
     choice = choose(folder, speed, minutes)
     if tiny:
         choice["encoder_steps"] = choice["train_steps"] = TINY_STEPS

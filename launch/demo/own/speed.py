@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +15,12 @@ from core.config.loading import load
 from core.memory.free import USABLE, free_memory
 from core.progress import say, size
 from core.root import ROOT
+from data.dataset.index import Dataset
+from data.media.formats import DEFAULT_LIMITS, MediaError
+from data.order.buckets import Bucket, BucketConfig, available_frames, is_image
+from data.raw.decoding import read_pixels
 from launch.demo.own.choice import DENOISERS, Speed, precision_of
+from launch.demo.own.recipe import AUTOENCODER
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import example_inputs, train_flops
 from tools.train_autoencoder.config import Config as EncoderConfig
@@ -21,11 +28,15 @@ from tools.train_autoencoder.config import Config as EncoderConfig
 RECIPE = ROOT / "configs" / "demo" / "train-autoencoder.yaml"
 REPEATS = 3
 SIDE, BATCH, FRAMES = 64, 4, 5  # of what the autoencoder is tried on
+READ = (Bucket(1, SIDE, SIDE), Bucket(FRAMES, SIDE, SIDE))  # what samples are read as
+SAMPLES = 24  # of either kind
 LATENT = (4, 1, 24, 24)  # the denoiser: of an image of 96 x 96 pixels
 
 
-def measure_speed(ranks: int) -> Speed:
-    """Time training steps on one rank, and count on as many ranks at once as there are devices or cores."""
+def measure_speed(ranks: int, dataset: Dataset) -> Speed:
+    """Time training steps on one rank, and count on as many ranks at once as there are devices or cores; time
+    how long some samples of the folder take to read.
+    """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     at_once = min(ranks, torch.cuda.device_count() if on_gpu else environment.threads())
@@ -44,12 +55,33 @@ def measure_speed(ranks: int) -> Speed:
         f"and {clip / 1e6:.2f} of clips, the denoiser computes {flops / 1e9:.0f} GFLOP a second; a rank has "
         f"{size(memory)} of memory"
     )
-    return Speed(image, clip, flops, memory, ranks, name, precision_of(device.type))
+    image_read, clip_read = (seconds / environment.threads() for seconds in reading_s(dataset))
+    say(f"reading takes {1e3 * image_read:.3g} ms an image and {1e3 * clip_read:.3g} ms a clip, by all cores")
+    return Speed(
+        *(image, clip, flops, memory, ranks, name, precision_of(device.type), image_read, clip_read),
+        reads_beside=on_gpu,
+    )
+
+
+def reading_s(dataset: Dataset) -> tuple[float, float]:
+    """Return the seconds of one core to read an image, and a clip: means of some samples; 0 without any."""
+    media, clips = np.asarray(dataset.media), BucketConfig()
+    found = []
+    for bucket, kind in zip(READ, (is_image(media), ~is_image(media)), strict=True):
+        rows = np.flatnonzero(kind & (available_frames(media, clips) >= bucket.frames))
+        chosen = np.random.default_rng(0).permutation(rows)[:SAMPLES]
+        start = time.process_time()
+        for row in chosen.tolist():
+            with suppress(MediaError):  # set aside, with its reason, by the job that trains on it
+                read_pixels(dataset, row, bucket, clips, DEFAULT_LIMITS)
+        found.append((time.process_time() - start) / max(1, len(chosen)))
+    return found[0], found[1]
 
 
 def _encoder_s(device: torch.device, frames: int) -> float:
     """Return the seconds of a training step of the demo's autoencoder."""
-    config = load(EncoderConfig, [RECIPE], ["source=-", "output=-"])
+    fields = [f"{name}={value}" for name, value in AUTOENCODER.items()]
+    config = load(EncoderConfig, [RECIPE], ["source=-", "output=-", *fields])
     network = config.model.build().to(device, _dtype(device))
     pixels = torch.zeros(BATCH, 3, frames, SIDE, SIDE, device=device)
     return _seconds(network, lambda: network(pixels)[0].square().mean(), device)

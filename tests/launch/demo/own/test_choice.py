@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,17 @@ def test_the_table_of_the_docs_is_true() -> None:
         assert frames == str(row["shapes"][-1][0])
         assert (encoder, steps) == (f"{row['encoder_steps']:,}", f"{row['train_steps']:,}")
         assert (denoiser, passes) == (f"{row['width']} x {row['depth']}", f"{row['passes']:.0f}")
+
+
+def test_reading_takes_time_too_unless_the_device_trains_meanwhile() -> None:
+    slow = {"image_read": 0.02, "clip_read": 0.1}
+    at_once = chosen(BOTH, 30)
+    read = chosen(BOTH, 30, replace(TWO_CORES, **slow))
+    beside = chosen(BOTH, 30, replace(TWO_CORES, **slow, reads_beside=True))
+    assert read["encoder_steps"] < beside["encoder_steps"]
+    assert read["resolution"] <= beside["resolution"] <= at_once["resolution"]
+    waits = chosen(BOTH, 30, replace(GPU, image_read=1.0, reads_beside=True))
+    assert waits["encoder_steps"] < chosen(BOTH, 30, GPU)["encoder_steps"]
 
 
 @pytest.mark.parametrize("found", [PHOTOS, FILMS, BOTH], ids=["photos", "films", "both"])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from core.files import write_json
+from data.dataset.index import Dataset
 from data.media.images import encode_mp4, encode_png
+from launch.demo.own import speed
 from launch.demo.own.settling import most_common, read_settled, settle
 from launch.demo.report import render
 from tools.shard import job as shard
@@ -81,3 +83,15 @@ def test_captions_that_cannot_be_read_are_said_not_to_be_used(
     monkeypatch.setattr("launch.demo.own.telling.can_read_words", lambda: False)
     settle(output, 5, 1, tiny=True, text_encoder="")
     assert "captions: 8 are NOT used, since transformers is not installed" in capfd.readouterr().err
+
+
+def test_reading_is_timed_on_images_and_on_clips_that_are_long_enough(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    dataset = Dataset(output / "shards")
+    assert min(speed.reading_s(dataset)) > 0
+    monkeypatch.setattr(speed, "read_pixels", lambda dataset, row, *rest: read.append(row))
+    speed.reading_s(dataset)
+    frames = sorted(int(dataset.media["frames"][row]) for row in read)
+    assert frames == [1] * 6 + [40]

@@ -12,7 +12,8 @@ gone at its start (the cosine chain has alpha = 5e-5 there) multiplies every err
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
@@ -21,6 +22,7 @@ from core.diffusion.predictions import Prediction, determinant, level_before
 from core.errors import UserError
 
 LARGEST = 20.0  # above it the estimate of the data is mostly error
+MOST_STEPS = 1000  # that are tried on a continuous path
 FEW_STEPS = 4  # with fewer, a large amplification is only a warning, since it cannot be avoided
 MOST_SIGNAL = 0.1  # in a start: a larger share of signal, drawn as noise, would be another distribution
 
@@ -36,19 +38,19 @@ def amplifications(prediction: Prediction, path: Path, times: Sequence[float]) -
     return (moved / (divisor * torch.hypot(*there))).tolist()
 
 
+class GridOf(Protocol):
+    """The times of a start, from it down to 0, in the steps that were asked for or in others."""
+
+    def __call__(self, start: float, steps: int | None = None) -> Sequence[float]: ...
+
+
 def require_sound_start(
-    grid: Callable[[float], Sequence[float]],
-    start: float,
-    prediction: Prediction,
-    path: Path,
-    *,
-    bounded: bool = False,
+    grid: GridOf, start: float, prediction: Prediction, path: Path, *, bounded: bool = False
 ) -> str:
     """Refuse a start that amplifies errors, or holds signal that is drawn as noise; return a warning or "".
 
-    grid: the times of a start, from it down to 0.  bounded: whether a threshold bounds the estimated data,
-    and with them errors that are finite.
-    UserError names the largest start that would do, or that none does.
+    bounded: whether a threshold bounds the estimated data, and with them errors that are finite.
+    UserError names the largest start that would do, or a number of steps where none does.
     """
     times = grid(start)
     if (share := _signal(path, times[0])) > MOST_SIGNAL:
@@ -57,21 +59,37 @@ def require_sound_start(
     largest = max(amplifications(prediction, path, times))
     if largest <= LARGEST or (bounded and largest < float("inf")):
         return ""
-    lower = largest_start(grid, prediction, path, start)
-    remedy = f"{lower:g} or lower" if lower else "a lower one with fewer sampler.steps"
-    why = f"a step of {path.name} from here enlarges errors of {prediction} prediction {_times(largest)}"
-    expected = (
-        f"{remedy}, start=auto, a threshold, or a run with objective.prediction=v: {why}, and "
-        f"{LARGEST:g}-fold is the limit"
-    )
-    if len(times) - 1 < FEW_STEPS and largest < float("inf"):
-        return f"start={start:g}: better {expected} with more steps"
-    raise UserError("start", start, expected)
+    steps, lower = len(times) - 1, largest_start(grid, prediction, path, start)
+    more = 0 if lower else sound_steps(grid, prediction, path, start, steps)
+    field, value = ("steps", steps) if more else ("start", start)
+    remedies = [f"{lower:g} or lower", "start=auto"] if lower else [str(more)] if more else []
+    if not remedies and path.num_steps is not None and steps == int(path.num_steps * start):
+        remedies = ["a lower one with fewer sampler.steps"]  # since the chain has not as many times below it
+    remedies += ["a threshold"] * (largest < float("inf"))
+    remedies += [f"a run with objective.prediction={'edm' if path.scales_input else 'v'}"]
+    why = f"a step of {path.name} from start={start:g} enlarges errors of {prediction} prediction"
+    expected = f"{_either(remedies)}: {why} {_times(largest)}, and {LARGEST:g}-fold is the limit"
+    if steps < FEW_STEPS and largest < float("inf"):
+        return f"{field}={value:g}: better {expected}" + " with more steps" * (not more)
+    raise UserError(field, value, expected)
 
 
-def largest_start(
-    grid: Callable[[float], Sequence[float]], prediction: Prediction, path: Path, below: float = 1.001
-) -> float:
+def sound_steps(grid: GridOf, prediction: Prediction, path: Path, start: float, steps: int) -> int:
+    """Return more steps, found by doubling, in which errors from this start stay small; 0 where none does."""
+    most = MOST_STEPS if path.num_steps is None else int(path.num_steps * start)
+    count = steps
+    while count < most:
+        count = min(2 * count, most)
+        try:
+            times = grid(start, count)
+        except UserError:  # times or sections that were given are of so many steps only
+            return 0
+        if max(amplifications(prediction, path, times)) <= LARGEST:
+            return count
+    return 0
+
+
+def largest_start(grid: GridOf, prediction: Prediction, path: Path, below: float = 1.001) -> float:
     """Return the largest start, in thousandths, at which every step keeps errors small; 0 where none does.
 
     below: starts are lower than this one.
@@ -98,3 +116,7 @@ def _signal(path: Path, time: float) -> float:
 
 def _times(value: float) -> str:
     return "without limit" if value == float("inf") else f"{value:.3g}-fold"
+
+
+def _either(remedies: Sequence[str]) -> str:
+    return f"{', '.join(remedies[:-1])}, or {remedies[-1]}" if len(remedies) > 1 else remedies[0]

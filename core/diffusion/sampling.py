@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.config.settings import setting
-from core.diffusion.amplification import largest_start, require_sound_start
+from core.diffusion.amplification import GridOf, largest_start, require_sound_start, sound_steps
 from core.diffusion.grids import Grid, make_grid, own_grid
 from core.diffusion.guidance.config import GuideConfig
 from core.diffusion.guidance.mixing import Guidance, GuidanceKind
@@ -184,16 +183,21 @@ def settle_start(config: SamplerConfig, path: Path, prediction: Prediction) -> S
         return config
     if config.times:
         return replace(config, start=config.times[0])
-    _grid_by_start(config, path)(1.0)  # refuses what is wrong whatever the start
-    found = largest_start(_grid_by_start(config, path), prediction, path)
-    if not found:
-        expected = f"a number: no start of {path.name} keeps errors of {prediction} prediction small"
-        raise UserError("start", "auto", f"{expected} in {config.steps} steps")
+    grid = _grid_by_start(config, path)
+    grid(1.0)  # refuses what is wrong whatever the start
+    if not (found := largest_start(grid, prediction, path)):
+        why = f"no start of {path.name} keeps errors of {prediction} prediction small in {config.steps} steps"
+        if other := sound_steps(grid, prediction, path, 1.0, config.steps):
+            raise UserError("steps", config.steps, f"{other}: {why}")
+        raise UserError("start", "auto", f"a number, with a threshold: {why}")
     return replace(config, start=found)
 
 
-def _grid_by_start(config: SamplerConfig, path: Path) -> Callable[[float], list[float]]:
-    return lambda start: time_grid(replace(config, start=start), path)
+def _grid_by_start(config: SamplerConfig, path: Path) -> GridOf:
+    def grid(start: float, steps: int | None = None) -> list[float]:
+        return time_grid(replace(config, start=start, steps=steps or config.steps), path)
+
+    return grid
 
 
 def time_grid(config: SamplerConfig, path: Path, start: float | None = None) -> list[float]:

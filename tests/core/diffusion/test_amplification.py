@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
@@ -70,6 +72,31 @@ def test_a_start_without_signal_rules_noise_prediction_out_in_any_number_of_step
     for steps in (1, 2, 50):
         with pytest.raises(UserError, match="without limit"):
             check_start(SamplerConfig(steps=steps), make_path("rectified_flow"), "noise")
+
+
+@pytest.mark.parametrize("start", [1.0, "auto"])
+@pytest.mark.parametrize(("name", "steps"), [("ddpm_linear", 4), ("ddpm_cosine", 20)])
+def test_too_few_steps_of_posterior_means_are_told_how_many_suffice(
+    name: PathName, steps: int, start: float | Literal["auto"]
+) -> None:
+    path, config = make_path(name), SamplerConfig(steps=steps, start=start)
+    with pytest.raises(UserError, match=rf"^steps={steps}: expected \d+[,:]") as told:
+        check_start(config, path, "posterior_mean")
+    more = int(str(told.value.expected).replace(",", ":").split(":")[0])
+    assert more > steps
+    assert check_start(replace(config, steps=more), path, "posterior_mean") == ""
+
+
+def test_all_steps_of_a_chain_are_told_to_be_fewer_from_a_lower_start() -> None:
+    path = make_path("ddpm_cosine")
+    with pytest.raises(UserError, match=r"^start=1\.0: expected a lower one with fewer sampler\.steps"):
+        check_start(SamplerConfig(steps=1000), path, "noise")
+    assert check_start(SamplerConfig(steps=999, start=0.999), path, "noise") == ""
+
+
+def test_few_steps_of_posterior_means_are_warned_of_with_how_many_suffice() -> None:
+    warning = check_start(SamplerConfig(steps=3, grid="even"), make_path("ddpm_linear"), "posterior_mean")
+    assert warning.startswith("steps=3: better 48, a threshold, or a run with objective.prediction=v")
 
 
 def test_a_start_that_holds_signal_is_refused() -> None:

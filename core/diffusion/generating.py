@@ -51,7 +51,7 @@ def sample(
     if task.start_time is None:
         check_start(config, path, prediction)
         config = settle_start(config, path, prediction)
-    times, size = time_grid(config, path, task.start_time), tuple(shape[1:])
+    times, size = time_grid(config, path, prediction, task.start_time), tuple(shape[1:])
     if task.windows is not None:
         model, guides = task.windows.over(model), guides.with_networks(task.windows.over)
     guide, interval = config.guide, (config.guidance_end, config.guidance_start)

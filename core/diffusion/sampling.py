@@ -40,8 +40,8 @@ class SamplerConfig:
     )
     grid: Literal["auto", Grid] = setting(
         "auto",
-        "how the times of the steps lie; auto is the best measured for the solver; meta and meta_ddim are "
-        "the respacings STEPS and ddimSTEPS of the published DiT",
+        "how the times of the steps lie; auto is the best measured for solver and path; meta and meta_ddim "
+        "are the respacings STEPS and ddimSTEPS of the published DiT",
     )
     sections: tuple[int, ...] = setting(
         (),
@@ -173,7 +173,7 @@ def require_own_levels(config: SamplerConfig, prediction: Prediction | None = No
 def check_start(config: SamplerConfig, path: Path, prediction: Prediction) -> str:
     """Refuse a start from which the network's errors would drown the data; return a warning, or ""."""
     config = settle_start(config, path, prediction)
-    grid, start = _grid_by_start(config, path), float(config.start)
+    grid, start = _grid_by_start(config, path, prediction), float(config.start)
     return require_sound_start(grid, start, prediction, path, bounded=config.threshold.kind != "none")
 
 
@@ -183,7 +183,7 @@ def settle_start(config: SamplerConfig, path: Path, prediction: Prediction) -> S
         return config
     if config.times:
         return replace(config, start=config.times[0])
-    grid = _grid_by_start(config, path)
+    grid = _grid_by_start(config, path, prediction)
     grid(1.0)  # refuses what is wrong whatever the start
     if not (found := largest_start(grid, prediction, path)):
         why = f"no start of {path.name} keeps errors of {prediction} prediction small in {config.steps} steps"
@@ -193,36 +193,44 @@ def settle_start(config: SamplerConfig, path: Path, prediction: Prediction) -> S
     return replace(config, start=found)
 
 
-def _grid_by_start(config: SamplerConfig, path: Path) -> GridOf:
+def _grid_by_start(config: SamplerConfig, path: Path, prediction: Prediction) -> GridOf:
     def grid(start: float, steps: int | None = None) -> list[float]:
-        return time_grid(replace(config, start=start, steps=steps or config.steps), path)
+        return time_grid(replace(config, start=start, steps=steps or config.steps), path, prediction)
 
     return grid
 
 
-def time_grid(config: SamplerConfig, path: Path, start: float | None = None) -> list[float]:
+def time_grid(
+    config: SamplerConfig, path: Path, prediction: Prediction, start: float | None = None
+) -> list[float]:
     """Return steps + 1 falling times to 0 from a start, None for that of the config.
 
-    `auto` is even on continuous paths, and on a chain what was measured to be best for the solver.
+    `auto` is what was measured to be best for the solver on the path.
     """
     begins = float(config.start) if start is None else start
     if config.times:
         return own_grid(config.times, path, config.steps, begins)
-    kind = best_grid(config.solver, config.steps, path) if config.grid == "auto" else config.grid
+    best = best_grid(config.solver, config.steps, path, prediction)
+    kind = best if config.grid == "auto" else config.grid
     return make_grid(kind, path, config.steps, begins, config.shift, config.sections)
 
 
-def best_grid(solver: SolverName, steps: int, path: Path) -> Grid:
+def best_grid(solver: SolverName, steps: int, path: Path, prediction: Prediction) -> Grid:
     """Return the grid that is best for a solver, as far as that was measured (docs/method.md).
 
-    With few steps the first one of the best grid is so long that it enlarges the network's errors.
+    With few steps the first one of the best grid is so long that it enlarges errors of the network; so it is
+    on the paths `edm` and `variance_exploding` in any number of steps where noise or score is predicted.
     """
+    kind = KINDS[solver]
+    if path.num_steps is not None:
+        return kind.chain_grid if steps >= MANY else kind.few_steps_grid
+    if prediction in ("noise", "score") or steps < kind.least_steps:
+        return "even"
+    return {"edm": kind.edm_grid, "variance_exploding": kind.exploding_grid}.get(path.name, "even")
+
+
+def earlier_grid(solver: SolverName, steps: int, path: Path, prediction: Prediction) -> Grid:
+    """Return what `auto` was before `optimised` was measured, and grids off chains were."""
     if path.num_steps is None:
         return "even"
-    kind = KINDS[solver]
-    return kind.chain_grid if steps >= MANY else kind.few_steps_grid
-
-
-def earlier_grid(solver: SolverName, steps: int, path: Path) -> Grid:
-    """Return what `auto` was before the grid `optimised` was measured."""
-    return "straight" if (now := best_grid(solver, steps, path)) == "optimised" else now
+    return "straight" if (now := best_grid(solver, steps, path, prediction)) == "optimised" else now

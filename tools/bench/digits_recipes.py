@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from core.config.loading import load
+from core.diffusion.grids import Grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.errors import WorkError
 from core.files import write_json, write_text
@@ -33,12 +34,13 @@ PASSES = {"mean_flow": 5}  # of a step, forward passes' worth: 3, and 2 for the 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Samples of a recipe, without guidance.  clips: whether clips too."""
+    """Samples of a recipe, without guidance.  clips: whether clips too.  grid: of times."""
 
     recipe: str
     solver: SolverName
     steps: int
     clips: bool = False
+    grid: Literal["auto", Grid] = "auto"
 
     @property
     def evaluations(self) -> int:
@@ -48,8 +50,8 @@ class Sampled:
 TABLED = (
     Sampled("ddpm", "unipc_2", 24),
     Sampled("ddpm", "ddim", 4),
-    Sampled("edm", "heun", 12),
-    Sampled("edm", "euler", 4),
+    Sampled("edm", "heun", 12, grid="even"),  # the published steps
+    Sampled("edm", "euler", 4, grid="even"),
     Sampled("flow", "heun", 12),
     Sampled("flow", "euler", 4),
     Sampled("jit", "heun", 12),
@@ -107,7 +109,12 @@ def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts:
         folder / name for name in ("run", f"samples-{each.steps}", f"scores-{each.steps}")
     )
     _train(demo, run, each.recipe, fields)
-    sampler = ["seed=0", f"sampler.solver={each.solver}", f"sampler.steps={each.steps}"]
+    sampler = [
+        "seed=0",
+        f"sampler.solver={each.solver}",
+        f"sampler.steps={each.steps}",
+        f"sampler.grid={each.grid}",
+    ]
     _do("sample", f"source={run}", f"output={samples / 'images'}", *sampler, f"count={counts[0]}")
     if each.clips:
         clips = [f"count={counts[1]}", "frames=17", "batch=10"]

@@ -114,7 +114,7 @@ def _errors() -> list[Row]:
             continue
         for count in EVALUATIONS:
             steps = count // kind.evaluations
-            times = make_grid(best_grid(name, steps, path), path, steps, 1.0)
+            times = make_grid(best_grid(name, steps, path, "noise"), path, steps, 1.0)
             errors[name, count] = distance([_solve(name, problem, times) for problem in problems], exact)
             row.facts[f"{count} evaluations"] = errors[name, count]
         found.append(row)

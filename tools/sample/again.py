@@ -55,6 +55,7 @@ def _with_its_grid(
         return sampler
     rows, latents = rows_of(folder / FILES), made_from["latents"]
     asked = {**sampler, **(rows[number]["request"] if number < len(rows) else {})}
-    known = asked["solver"], asked["steps"], make_path(PathRecord.of(latents["path"], latents.get(SCHEDULE)))
+    path = make_path(PathRecord.of(latents["path"], latents.get(SCHEDULE)))
+    known = asked["solver"], asked["steps"], path, latents["prediction"]
     then = earlier_grid(*known) if "grid" in sampler else "even"
     return sampler if then == best_grid(*known) else {**sampler, "grid": then}

@@ -54,7 +54,8 @@ def plan(config: Config) -> list[str]:
             sampler, notes = as_trained(form.sampler, space, source, space.shapes[0])
             conditions = schedule.given(number), schedule.negative(number)
             warnings = require_trained(space, sampler, *conditions, maps_to_data=maps_to_data(source))
-            largest = max(amplifications(space.prediction, path, time_grid(sampler, path)))
+            times = time_grid(sampler, path, space.prediction)
+            largest = max(amplifications(space.prediction, path, times))
             warnings += untrained_frames(source, form.size.frames, sampler.frame_lag)
         lines += form_lines(schedule, number, config.batch, largest)
         notes += [f"warning: {warning}" for warning in warnings]

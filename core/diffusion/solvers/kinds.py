@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from core.diffusion.grids import Grid
 from core.diffusion.solvers.adaptive import dopri5
@@ -56,6 +56,8 @@ class Kind:
     """A solver.  evaluations: of the network in a step.  is_random: whether it draws in its steps.
     chain_grid: the grid that is best for it on a chain, as measured (docs/method.md).
     few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much.
+    edm_grid, exploding_grid: the best on the paths `edm` and `variance_exploding`.
+    least_steps: with fewer, even times are better on these two.
     is_adaptive: whether it chooses its own steps, so that those of a grid do not count.
     tells_ends: whether the network is told where a step ends, which only one of two times understands.
     takes: the fields of `Options` that it reads; others must be left at their defaults.
@@ -68,6 +70,9 @@ class Kind:
     tells_ends: bool = False
     chain_grid: Grid = "even"
     few_steps_grid: Grid = "even"
+    edm_grid: Grid = "even"
+    exploding_grid: Grid = "even"
+    least_steps: int = 0
     takes: tuple[str, ...] = ()
     not_for_frames: str = ""
 
@@ -100,26 +105,42 @@ def require_for_frames(solver: SolverName) -> Stepwise:
     return kind.solve
 
 
+class _Grids(TypedDict):
+    chain_grid: Grid
+    few_steps_grid: Grid
+    edm_grid: Grid
+    exploding_grid: Grid
+
+
+def _grids(chain: Grid, edm: Grid, exploding: Grid) -> _Grids:
+    return {"chain_grid": chain, "few_steps_grid": "trailing", "edm_grid": edm, "exploding_grid": exploding}
+
+
+_STRAIGHT = _grids("straight", "straight", "straight")
+_OPTIMISED_OFF_CHAINS = _grids("straight", "optimised", "optimised")
+_OPTIMISED_BUT_EXPLODING = _grids("optimised", "optimised", "even")
 KINDS: dict[SolverName, Kind] = {
-    "euler": Kind(ddim, chain_grid="straight", few_steps_grid="trailing"),
-    "heun": Kind(heun, 2),
-    "ddim": Kind(ddim, chain_grid="straight", few_steps_grid="trailing", takes=("eta",)),
+    "euler": Kind(ddim, **_STRAIGHT),
+    "heun": Kind(heun, 2, edm_grid="optimised", exploding_grid="optimised", least_steps=10),
+    "ddim": Kind(ddim, **_STRAIGHT, takes=("eta",)),
     "ddpm": Kind(ddpm, is_random=True, takes=("variance", "variance_share")),
     "renoise": Kind(renoise, is_random=True),
-    "midpoint": Kind(midpoint, 2, chain_grid="straight", few_steps_grid="trailing"),
-    "rk4": Kind(rk4, 4, chain_grid="straight", few_steps_grid="trailing"),
-    "dpmpp_2m": Kind(dpmpp_2m, chain_grid="straight", few_steps_grid="trailing"),
+    "midpoint": Kind(midpoint, 2, **_STRAIGHT),
+    "rk4": Kind(rk4, 4, **_STRAIGHT, least_steps=3),
+    "dpmpp_2m": Kind(dpmpp_2m, **_OPTIMISED_OFF_CHAINS),
     "dpmpp_2s": Kind(
         dpmpp_2s,
         2,
         chain_grid="quadratic",
+        edm_grid="optimised",
+        least_steps=10,
         not_for_frames="its steps from pure noise evaluate once, others twice",
     ),
-    "dpmpp_3m": Kind(dpmpp_3m, chain_grid="optimised", few_steps_grid="trailing"),
-    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, chain_grid="straight", few_steps_grid="trailing"),
-    "unipc_2": Kind(unipc_2, chain_grid="straight", few_steps_grid="trailing"),
-    "unipc_3": Kind(unipc_3, chain_grid="optimised", few_steps_grid="trailing"),
-    "unipc_1": Kind(unipc_1, chain_grid="straight", few_steps_grid="trailing"),
+    "dpmpp_3m": Kind(dpmpp_3m, **_OPTIMISED_BUT_EXPLODING),
+    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, **_OPTIMISED_OFF_CHAINS),
+    "unipc_2": Kind(unipc_2, **_OPTIMISED_OFF_CHAINS),
+    "unipc_3": Kind(unipc_3, **_OPTIMISED_BUT_EXPLODING),
+    "unipc_1": Kind(unipc_1, **_OPTIMISED_OFF_CHAINS),
     "euler_maruyama": Kind(euler_maruyama, is_random=True, takes=("eta",)),
     "langevin": Kind(langevin, 2, is_random=True, takes=("eta", "corrector")),
     "edm": Kind(edm, 2, is_random=True, takes=("churn",)),

@@ -47,7 +47,9 @@ def test_it_is_how_far_an_error_moves_the_next_state(name: PathName, kind: Predi
 
 def test_the_cosine_chain_enlarges_errors_of_the_noise_by_thousands() -> None:
     path = make_path("ddpm_cosine")
-    assert max(amplifications("noise", path, time_grid(SamplerConfig(steps=10, grid="even"), path))) > 3000
+    assert (
+        max(amplifications("noise", path, time_grid(SamplerConfig(steps=10, grid="even"), path, "v"))) > 3000
+    )
     with pytest.raises(
         UserError, match=r"^start=1\.0: expected 0\.999 or lower, start=auto, a threshold, or .*prediction=v"
     ):
@@ -121,6 +123,6 @@ def test_a_start_has_the_spread_of_data_of_unit_variance(name: PathName) -> None
     draws = Draws(3, 0, rows, torch.zeros_like(rows))
     config = SamplerConfig(steps=200, start=0.95)
     x = sample(model, (2000, 1, 1, 1, 1), Condition(), config, path, "flow", draws)
-    start = torch.tensor(time_grid(config, path)[0], dtype=torch.float64)
+    start = torch.tensor(time_grid(config, path, "v")[0], dtype=torch.float64)
     assert float(seen[0].std()) == pytest.approx(math.hypot(path.alpha(start), path.sigma(start)), rel=0.04)
     assert float(x.std()) == pytest.approx(1.0, rel=0.04)

@@ -14,13 +14,19 @@ from core.diffusion.amplification import LARGEST, amplifications
 from core.diffusion.grids import Grid, make_grid, own_grid
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import Path, PathName
-from core.diffusion.sampling import SamplerConfig, best_grid, time_grid
+from core.diffusion.predictions import Prediction
+from core.diffusion.sampling import SamplerConfig, best_grid, check_start, time_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.errors import UserError
 from tests.core.diffusion.every_path import PATHS
 from tools.bench.solver import MODES, distance, mixture
 
 GRIDS = get_args(Grid)
+BY_THEMSELVES = [
+    name
+    for name, kind in KINDS.items()
+    if not kind.is_random and not kind.is_adaptive and not kind.tells_ends
+]
 OF_CHAINS = ("leading", "meta", "meta_ddim")
 
 
@@ -118,16 +124,17 @@ def errors(
 ) -> float:
     """Return the geometric mean over mixtures of the median error of 64 starts."""
     steps = evaluations // KINDS[solver].evaluations
-    times = make_grid(grid or best_grid(solver, steps, path), path, steps, 1.0)
+    times = make_grid(grid or best_grid(solver, steps, path, "v"), path, steps, 1.0)
     ends = [
-        KINDS[solver].solve(mixture(modes), starts(), times, path, noise=lambda i: starts())
+        KINDS[solver].solve(mixture(modes), starts(path), times, path, noise=lambda i: starts(path))
         for modes in MODES
     ]
     return distance(ends, exact)
 
 
-def starts() -> torch.Tensor:
-    return torch.randn(64, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+def starts(path: Path) -> torch.Tensor:
+    noise = torch.randn(64, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return noise * path.sigma(torch.tensor(1.0, dtype=torch.float64)) if path.scales_input else noise
 
 
 @cache
@@ -136,9 +143,41 @@ def on_the_whole_chain() -> list[torch.Tensor]:
     path = make_path("ddpm_linear")
     chain = make_grid("even", path, 1000, 1.0)
     return [
-        KINDS["unipc_2"].solve(mixture(modes), starts(), chain, path, noise=lambda i: starts())
+        KINDS["unipc_2"].solve(mixture(modes), starts(path), chain, path, noise=lambda i: starts(path))
         for modes in MODES
     ]
+
+
+@cache
+def by_many_steps(name: PathName) -> list[torch.Tensor]:
+    path = make_path(name)
+    times = make_grid("straight", path, 200, 1.0)
+    noise = starts(path)
+    return [KINDS["rk4"].solve(mixture(modes), noise, times, path, noise=lambda i: noise) for modes in MODES]
+
+
+@pytest.mark.parametrize("name", ["edm", "variance_exploding"])
+def test_where_noise_grows_the_default_grids_are_no_worse_than_trailing_and_even_times(
+    name: PathName,
+) -> None:
+    path, exact = make_path(name), by_many_steps(name)
+    ratios = list[float]()
+    for solver in BY_THEMSELVES:
+        found = errors(solver, None, path, 20, exact)
+        others = [errors(solver, other, path, 20, exact) / found for other in ("trailing", "even")]
+        assert min(others) >= 1 - 1e-12, (solver, others)  # the same times to rounding
+        ratios.append(min(others))
+    assert float(torch.tensor(ratios).log().mean().exp()) >= 1.2, ratios
+
+
+@pytest.mark.parametrize("prediction", ["noise", "score"])
+def test_where_noise_grows_long_first_steps_are_not_taken_with_a_predicted_noise(
+    prediction: Prediction,
+) -> None:
+    path = make_path("edm")
+    assert best_grid("unipc_2", 50, path, "edm") == "optimised"
+    assert best_grid("unipc_2", 50, path, prediction) == "even"
+    assert check_start(SamplerConfig(solver="unipc_2"), path, prediction) == ""
 
 
 def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> None:
@@ -167,7 +206,9 @@ def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> 
 @pytest.mark.parametrize("solver", [name for name, kind in KINDS.items() if not kind.is_adaptive])
 def test_on_rectified_flow_the_default_grid_is_that_of_trailing_and_even_times(solver: SolverName) -> None:
     path = make_path("rectified_flow")
-    found = time_grid(SamplerConfig(solver=solver, steps=20, eta=0.5 if "maruyama" in solver else 0.0), path)
+    found = time_grid(
+        SamplerConfig(solver=solver, steps=20, eta=0.5 if "maruyama" in solver else 0.0), path, "v"
+    )
     for other in ("trailing", "even", "straight"):
         assert found == pytest.approx(make_grid(other, path, 20, 1.0), abs=1e-12)
 
@@ -175,13 +216,13 @@ def test_on_rectified_flow_the_default_grid_is_that_of_trailing_and_even_times(s
 def test_few_steps_take_times_that_enlarge_no_errors() -> None:
     path = make_path("ddpm_linear")
     for steps in range(4, 30):
-        times = time_grid(SamplerConfig(solver="dpmpp_2m", steps=steps), path)
+        times = time_grid(SamplerConfig(solver="dpmpp_2m", steps=steps), path, "v")
         assert max(amplifications("noise", path, times)) <= LARGEST, steps
     few, more = SamplerConfig(solver="unipc_2", steps=8), SamplerConfig(solver="unipc_2", steps=20)
-    assert time_grid(few, path) == make_grid("trailing", path, 8, 1.0)
-    assert time_grid(more, path) == make_grid("straight", path, 20, 1.0)
-    assert time_grid(SamplerConfig(solver="heun", steps=8), path) == make_grid("even", path, 8, 1.0)
-    assert time_grid(SamplerConfig(steps=20), make_path("rectified_flow"))[1] == 0.95
+    assert time_grid(few, path, "v") == make_grid("trailing", path, 8, 1.0)
+    assert time_grid(more, path, "v") == make_grid("straight", path, 20, 1.0)
+    assert time_grid(SamplerConfig(solver="heun", steps=8), path, "v") == make_grid("even", path, 8, 1.0)
+    assert time_grid(SamplerConfig(steps=20), make_path("rectified_flow"), "v")[1] == 0.95
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "midpoint", "rk4"])

@@ -140,7 +140,7 @@ def test_a_chain_is_sampled_at_times_it_was_trained_at() -> None:
     assert model.times[0] == 999
     assert model.times[-1] == 0
     assert all(abs(time - round(time)) < 1e-3 for time in model.times)
-    assert time_grid(SamplerConfig(steps=1000), CHAIN)[-3:] == [0.002, 0.001, 0.0]
+    assert time_grid(SamplerConfig(steps=1000), CHAIN, "v")[-3:] == [0.002, 0.001, 0.0]
 
 
 def test_the_ancestral_sampler_uses_a_learned_variance() -> None:
@@ -161,9 +161,9 @@ def test_the_ancestral_sampler_uses_a_learned_variance() -> None:
 
 def test_impossible_grids_are_refused() -> None:
     with pytest.raises(UserError, match=r"steps=1001: expected at most 1000 on ddpm_linear"):
-        time_grid(SamplerConfig(steps=1001), CHAIN)
+        time_grid(SamplerConfig(steps=1001), CHAIN, "v")
     with pytest.raises(UserError, match="share a time"):
-        time_grid(SamplerConfig(grid="even", steps=1000, shift=3.0), CHAIN)
+        time_grid(SamplerConfig(grid="even", steps=1000, shift=3.0), CHAIN, "v")
     with pytest.raises(UserError, match="guidance_start"):
         SamplerConfig(guidance_start=0.1, guidance_end=0.5)
 

@@ -43,6 +43,24 @@ def test_the_default_grid_of_an_earlier_version_is_kept_by_what_it_made(
         sample.run(now)
 
 
+def test_samples_where_noise_grows_are_made_again_on_even_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run", monkeypatch, path="edm", prediction="edm")
+    now = config(tmp_path / "now", sampler=SamplerConfig(solver="ddim", steps=4))
+    sample.run(now)
+    made_from = tmp_path / "now" / "made_from.json"
+    record = json.loads(made_from.read_text())
+    assert record.pop("auto_grid") == "straight"
+    record.pop("sha256")
+    write_json(made_from, sealed(record))
+    again = sample.Config.implied({"again": f"{tmp_path / 'now' / 'samples.jsonl'}[0]"})
+    assert again["sampler"]["grid"] == "even"
+    (tmp_path / "now" / "samples.json").unlink()
+    with pytest.raises(UserError, match=r"begun by an earlier version, whose sampler\.grid=auto was another"):
+        sample.run(now)
+
+
 @pytest.mark.parametrize("sampler", [SamplerConfig(steps=2), SamplerConfig(solver="unipc_3", steps=9)])
 def test_others_are_recorded_as_they_were(
     sampler: SamplerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

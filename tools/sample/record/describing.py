@@ -12,7 +12,8 @@ from core.checkpoint.weights import choose
 from core.config.loading import to_dict
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import Path as DiffusionPath
-from core.diffusion.sampling import best_grid
+from core.diffusion.predictions import Prediction
+from core.diffusion.sampling import best_grid, earlier_grid
 from core.errors import UserError
 from core.files import sealed, write_json_once
 from core.progress import say
@@ -96,17 +97,22 @@ def describe(
         "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
         **_further(settings, asked),
         **({} if making.precision == "fp32" else {PRECISION: making.precision}),
-        **({AUTO_GRID: "optimised"} if _is_optimised(schedule, make_path(space.path)) else {}),
+        **(
+            {AUTO_GRID: grids}
+            if (grids := _new_grids(schedule, make_path(space.path), space.prediction))
+            else {}
+        ),
         **guiding,
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists
 
 
-def _is_optimised(schedule: Schedule, path: DiffusionPath) -> bool:
-    """Return whether a sampler's grid is left to its solver, and that is one that earlier versions lacked."""
+def _new_grids(schedule: Schedule, path: DiffusionPath, prediction: Prediction) -> str:
+    """Return the grids that solvers choose where earlier versions took others; "" for none."""
     samplers = [form.sampler for form in schedule.forms]
     left = [each for each in samplers if each.grid == "auto" and not each.times]
-    return any(best_grid(each.solver, each.steps, path) == "optimised" for each in left)
+    known = [(each.solver, each.steps, path, prediction) for each in left]
+    return ",".join(sorted({best_grid(*each) for each in known if best_grid(*each) != earlier_grid(*each)}))
 
 
 def _further(settings: SampleSettings, asked: Asked) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def _as_it_was(sampler: Mapping[str, Any], latents: Any) -> Mapping[str, Any]:
     """Return a recorded sampler with the grid of times that earlier versions took, where it was another."""
     if "grid" in sampler or not isinstance(latents, Mapping) or "solver" not in sampler:
         return sampler
-    now = best_grid(sampler["solver"], sampler.get("steps", 50), make_path(_path(latents)))
+    now = best_grid(
+        sampler["solver"], sampler.get("steps", 50), make_path(_path(latents)), latents["prediction"]
+    )
     return sampler if now == "even" else {**sampler, "grid": "even"}
 
 

@@ -199,7 +199,7 @@ def test_another_file_of_the_same_name_is_refused(run: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("task", "fields", "expected"),
     [
-        ({"given": "first.png"}, {}, r"frames=1: expected more than 1 with given frames"),
+        ({"given": "first.png"}, {}, r"first\.png: expected '' with frames=1: clips alone are given frames"),
         (
             {"given": "small.png"},
             {"frames": 9},

@@ -12,13 +12,14 @@ from typing import TypedDict
 import numpy as np
 
 from data.order.buckets import Bucket, BucketConfig, GroupConfig, available_frames, group_sizes, is_image
-from launch.demo.own.recipe import COMPRESSION, ENCODER_GROUP, TRAIN_GROUP, group_multiple
+from launch.demo.own.group_sizes import ENCODER_GROUP, TRAIN_GROUP, group_multiple
 from launch.demo.own.shapes import choose_shapes
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import train_flops
 
 RESOLUTIONS = (32, 48, 64, 96, 128, 192, 256)
 FRAMES = (17, 9, 5)
+COMPRESSION = 4  # of the autoencoder's space and time, as in configs/demo/train-autoencoder.yaml
 DENOISERS = ((128, 4, 2), (192, 6, 3), (256, 8, 4), (384, 12, 6))  # width, depth, heads
 SIMPLE = 64  # pixels up to which the smallest denoiser will do
 

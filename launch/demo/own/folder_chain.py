@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from data.dataset.schema import MANIFEST
 from launch.demo.chain import Chain
+from launch.demo.own.group_sizes import ENCODER_GROUP, TRAIN_GROUP, group_multiple
 from launch.demo.own.kept import CHOICE, PROMPTS, WORDS, can_read_words
-from launch.demo.own.recipe import AUTOENCODER, ENCODER_GROUP, TRAIN_GROUP, group_multiple
 from launch.demo.stages import Command, Stage
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class OwnChain(Chain):
     def train_autoencoder(self) -> Sequence[Command]:
         choice, steps = self._choice(), self._choice()["encoder_steps"]
         fields = {
-            **AUTOENCODER,
             "data.buckets.shapes": _words(choice["shapes"]),
             "data.buckets.fps": choice["fps"],
             **self._groups(choice, ENCODER_GROUP),

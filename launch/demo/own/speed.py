@@ -20,7 +20,6 @@ from data.media.formats import DEFAULT_LIMITS, MediaError
 from data.order.buckets import Bucket, BucketConfig, available_frames, is_image
 from data.raw.decoding import read_pixels
 from launch.demo.own.choice import DENOISERS, Speed, precision_of
-from launch.demo.own.recipe import AUTOENCODER
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import example_inputs, train_flops
 from tools.train_autoencoder.config import Config as EncoderConfig
@@ -80,8 +79,7 @@ def reading_s(dataset: Dataset) -> tuple[float, float]:
 
 def _encoder_s(device: torch.device, frames: int) -> float:
     """Return the seconds of a training step of the demo's autoencoder."""
-    fields = [f"{name}={value}" for name, value in AUTOENCODER.items()]
-    config = load(EncoderConfig, [RECIPE], ["source=-", "output=-", *fields])
+    config = load(EncoderConfig, [RECIPE], ["source=-", "output=-"])
     network = config.model.build().to(device, _dtype(device))
     pixels = torch.zeros(BATCH, 3, frames, SIDE, SIDE, device=device)
     return _seconds(network, lambda: network(pixels)[0].square().mean(), device)

@@ -9,9 +9,8 @@ import numpy as np
 from core.progress import counted
 from data.order.buckets import Bucket, BucketConfig, assign, is_image
 from data.order.usage import usage_lines
-from launch.demo.own.choice import ENCODER_STEPS, TRAIN_STEPS, Choice, Folder, Speed
+from launch.demo.own.choice import COMPRESSION, ENCODER_STEPS, TRAIN_STEPS, Choice, Folder, Speed
 from launch.demo.own.kept import can_read_words
-from launch.demo.own.recipe import COMPRESSION
 from launch.demo.own.shapes import treatment
 
 

@@ -10,7 +10,7 @@ from core.config.loading import load
 from data.order.buckets import GroupConfig, group_sizes
 from launch.demo.own.choice import Choice
 from launch.demo.own.folder_chain import OwnChain
-from launch.demo.own.recipe import ENCODER_GROUP, TRAIN_GROUP, group_multiple
+from launch.demo.own.group_sizes import ENCODER_GROUP, TRAIN_GROUP, group_multiple
 
 
 @pytest.mark.parametrize(("ranks", "multiple"), [(1, 4), (2, 4), (3, 6), (8, 8)])

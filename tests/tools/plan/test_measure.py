@@ -82,13 +82,14 @@ def test_this_device_is_timed_and_a_file_is_not_replaced(
 DEMO = (
     *("plan.samples=2397", "plan.shapes=[[4,1,8,8],[4,5,8,8]]", "plan.ranks=1", "engine.device=cpu"),
     "action=measure",
+    "data.rank_multiple=16",
 )
 
 
 def test_groups_of_the_demo_are_even_in_smaller_multiples(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With times such as two cores had; in multiples of the demo's 16, its groups are all of 16 samples."""
+    """With times such as two cores had; in multiples of 16, groups are all of 16 samples."""
 
     def made_up(stopwatch: Stopwatch, sizes: Sequence[Size], number: int) -> dict[Size, float]:
         stopwatch._updates.append(0.02)

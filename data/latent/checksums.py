@@ -15,11 +15,8 @@ from core.files import regular
 from data.dataset.blocks import ways_to_mend
 from data.dataset.manifest import DatasetManifest, read_sidecar
 from data.dataset.schema import CRC, FEATURES, FLIP, STILLS, TEXT, crc_dtype
-from data.latent.pack_rows import feature_rows, flip_rows, still_rows, text_rows
+from data.latent.pack_rows import Ranges, feature_ranges, flip_rows, still_ranges, text_rows
 from data.latent.packs import LATENT_DTYPE, Place
-
-# Where something of each sample begins in its part, and the bytes of one view of it, (samples,) each.
-Ranges = tuple[np.ndarray, np.ndarray]
 
 
 def crcs_of(path: Path, places: Sequence[Place], rows: np.ndarray, views: Collection[str]) -> np.ndarray:
@@ -33,25 +30,6 @@ def crcs_of(path: Path, places: Sequence[Place], rows: np.ndarray, views: Collec
     features = feature_ranges(places, rows) if FEATURES in views else None
     stills = still_ranges(places, rows) if STILLS in views else None
     return range_crcs(path, rows, flips, texts, width, features, stills)
-
-
-def still_ranges(places: Sequence[Place], rows: np.ndarray) -> Ranges:
-    """Return where the stills of each sample of a part lie."""
-    sizes = np.zeros(len(rows), np.int64)
-    for place in places:
-        if place.still_offset:
-            sizes[np.searchsorted(rows["id"], place.ids)] = place.still_bytes
-    return still_rows(places, rows), sizes
-
-
-def feature_ranges(places: Sequence[Place], rows: np.ndarray) -> Ranges:
-    """Return where the features of each sample of a part lie."""
-    sizes = np.zeros(len(rows), np.int64)
-    for place in places:
-        if place.feature_offset:
-            size = int(np.prod(place.feature_shape[1:])) * LATENT_DTYPE.itemsize
-            sizes[np.searchsorted(rows["id"], place.ids)] = size
-    return feature_rows(places, rows), sizes
 
 
 def range_crcs(

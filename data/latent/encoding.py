@@ -31,7 +31,7 @@ from data.latent.caption_table import captions_of, with_several
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, part_name
 from data.latent.normalising import LatentSums
-from data.latent.pack_rows import feature_rows, flip_rows, index_rows, still_rows, text_rows
+from data.latent.pack_rows import feature_ranges, flip_rows, index_rows, still_ranges, text_rows
 from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, still_shape, write_part
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import CutCaptions, ShardTexts
@@ -67,8 +67,8 @@ def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n
         "crcs": crcs_of(path, places, rows, job.views).tolist(),
         "sums": asdict(part.sums) if part.sums else None,
         "refused": [asdict(entry) for entry in part.refused],
-        **({"features": feature_rows(places, rows).tolist()} if job.pictures else {}),
-        **({"stills": still_rows(places, rows).tolist()} if job.stills else {}),
+        **({"features": feature_ranges(places, rows)[0].tolist()} if job.pictures else {}),
+        **({"stills": still_ranges(places, rows)[0].tolist()} if job.stills else {}),
     }
     failpoint("encode.receipt")
     write_text(job.receipt(shard), json.dumps(sealed(content), sort_keys=True))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import WorkError
-from data.dataset.schema import FEATURE_DTYPE, FLIP_DTYPE, INDEX_DTYPE, STILL_DTYPE, TEXT_DTYPE
+from data.dataset.schema import FLIP_DTYPE, INDEX_DTYPE, TEXT_DTYPE
 from data.latent.packs import LATENT_DTYPE, Place, Shape
 from data.order.buckets import NO_BUCKET
+
+# Where something of each sample begins in its part, <u8 and 0 for none, and the bytes of one view of it,
+# (samples,) each.
+Ranges = tuple[np.ndarray, np.ndarray]
 
 
 def index_rows(
@@ -57,31 +61,29 @@ def flip_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def feature_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
-    """Return where the features of every sample of a part lie in the tar, (samples,) <u8; 0 for none.
+def feature_ranges(places: Iterable[Place], rows: np.ndarray) -> Ranges:
+    """Return where the features of every sample of a part lie in the tar.  Rows as `flip_rows`."""
+    return _ranges(places, rows, lambda place: (place.feature_offset, place.feature_bytes))
 
-    Rows as `flip_rows`.
+
+def still_ranges(places: Iterable[Place], rows: np.ndarray) -> Ranges:
+    """Return where the stills of every sample of a part lie in the tar.  Rows as `flip_rows`."""
+    return _ranges(places, rows, lambda place: (place.still_offset, place.still_bytes))
+
+
+def _ranges(places: Iterable[Place], rows: np.ndarray, where: Callable[[Place], tuple[int, int]]) -> Ranges:
+    """Return where something beside latents lies, whose views follow one another.
+
+    where: of a pack, the first sample's offset, 0 where it has none, and the bytes of one view.
     """
-    offsets = np.zeros(len(rows), FEATURE_DTYPE)
+    offsets, sizes = np.zeros(len(rows), FLIP_DTYPE), np.zeros(len(rows), np.int64)
     for place in places:
-        if place.feature_offset:
+        first, size = where(place)
+        if first:
             here = np.searchsorted(rows["id"], place.ids)
-            size = int(np.prod(place.feature_shape)) * LATENT_DTYPE.itemsize
-            offsets[here] = place.feature_offset + size * np.arange(len(here))
-    return offsets
-
-
-def still_rows(places: Iterable[Place], rows: np.ndarray) -> np.ndarray:
-    """Return where the stills of every sample of a part lie in the tar, (samples,) <u8; 0 for none.
-
-    Rows as `flip_rows`.
-    """
-    offsets = np.zeros(len(rows), STILL_DTYPE)
-    for place in places:
-        if place.still_offset:
-            here = np.searchsorted(rows["id"], place.ids)
-            offsets[here] = place.still_offset + place.views * place.still_bytes * np.arange(len(here))
-    return offsets
+            offsets[here] = first + place.views * size * np.arange(len(here))
+            sizes[here] = size
+    return offsets, sizes
 
 
 def text_rows(places: Sequence[Place], rows: np.ndarray) -> np.ndarray:

@@ -138,6 +138,11 @@ class Place:
         return 1 + bool(self.flip_offset)
 
     @property
+    def feature_bytes(self) -> int:
+        """Bytes of the features of one view of a sample; 0 where none are stored."""
+        return math.prod(self.feature_shape[1:]) * LATENT_DTYPE.itemsize if self.feature_offset else 0
+
+    @property
     def still_bytes(self) -> int:
         """Bytes of the still of one view of a sample."""
         return self.dtype.itemsize * math.prod(still_shape(self.shape))

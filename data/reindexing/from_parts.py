@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.dataset.manifest import ShardRecord
 from data.latent.assembly import text_facts
 from data.latent.caption_table import CaptionTable, captions_of, with_several
-from data.latent.checksums import Ranges, feature_ranges, range_crcs, still_ranges
+from data.latent.checksums import range_crcs
 from data.latent.pack_reading import scan_part
-from data.latent.pack_rows import flip_rows, index_rows, text_rows
+from data.latent.pack_rows import (
+    Ranges,
+    feature_ranges,
+    flip_rows,
+    index_rows,
+    still_ranges,
+    text_rows,
+)
 from data.latent.packs import Place, Shape
+
+
+class Part(NamedTuple):
+    """A part of a cache: its tar, the packs in it, and its rows of the index."""
+
+    path: Path
+    places: list[Place]
+    rows: np.ndarray
+
+
+def scanned(folder: Path, shards: Sequence[ShardRecord], index: np.ndarray) -> list[Part]:
+    """Return the parts of a cache, whose tars are read here."""
+    rows = np.split(index, np.cumsum([shard.samples for shard in shards])[:-1])
+    paths = [folder / shard.name for shard in shards]
+    return [Part(path, scan_part(path), here) for path, here in zip(paths, rows, strict=True)]
 
 
 def sidecars_from_parts(
@@ -24,60 +46,45 @@ def sidecars_from_parts(
 
     Also what the manifest says of the text.
     """
-    flips, texts = views_from_parts(folder, shards, index)
-    features = _beside_from_parts(folder, shards, index, feature_ranges)
-    stills = _beside_from_parts(folder, shards, index, still_ranges)
-    starts = np.cumsum([0, *(shard.samples for shard in shards)]).tolist()
+    parts = scanned(folder, shards, index)
+    flips, texts = views_from_parts(parts)
+    features, stills = (_beside_from_parts(parts, ranges) for ranges in (feature_ranges, still_ranges))
+    stops = np.cumsum([len(part.rows) for part in parts]).tolist()
     width = made_from["text"]["width"] if texts is not None else 0
     crcs = []
-    for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
+    for part, stop in zip(parts, stops, strict=True):
+        start = stop - len(part.rows)
         flips_here, texts_here = (None if t is None else t[start:stop] for t in (flips, texts))
         here = [b and (b[0][start:stop], b[1][start:stop]) for b in (features, stills)]
-        crcs.append(range_crcs(folder / shard.name, index[start:stop], flips_here, texts_here, width, *here))
-    captions = _captions_from_parts(folder, shards, index) if texts is not None else None
+        crcs.append(range_crcs(part.path, part.rows, flips_here, texts_here, width, *here))
+    captions = _captions_from_parts(parts) if texts is not None else None
     arrays = captions.arrays() if captions else None
     files = {"flips": flips, "texts": texts, "crcs": np.concatenate(crcs), "captions": arrays}
     beside = {"features": features and features[0], "stills": stills and stills[0]}
     return files | beside, text_facts(texts, captions)
 
 
-def _captions_from_parts(
-    folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
-) -> CaptionTable | None:
-    paths = [folder / shard.name for shard in shards]
-    places = [scan_part(path) for path in paths]
-    if not any(map(with_several, places)):
+def _captions_from_parts(parts: Sequence[Part]) -> CaptionTable | None:
+    if not any(with_several(part.places) for part in parts):
         return None
-    rows = np.split(index, np.cumsum([shard.samples for shard in shards])[:-1])
-    return CaptionTable.joined([captions_of(*part) for part in zip(paths, places, rows, strict=True)])
+    return CaptionTable.joined([captions_of(*part) for part in parts])
 
 
 def _beside_from_parts(
-    folder: Path,
-    shards: Sequence[ShardRecord],
-    index: np.ndarray,
-    ranges: Callable[[Sequence[Place], np.ndarray], Ranges],
+    parts: Sequence[Part], ranges: Callable[[Sequence[Place], np.ndarray], Ranges]
 ) -> Ranges | None:
     """Rebuild where features or stills lie from the tars alone; None where no part holds any."""
-    rows = np.split(index, np.cumsum([shard.samples for shard in shards])[:-1])
-    found = [ranges(scan_part(folder / shard.name), part) for shard, part in zip(shards, rows, strict=True)]
+    found = [ranges(part.places, part.rows) for part in parts]
     offsets, sizes = (np.concatenate(column) for column in zip(*found, strict=True))
     return (offsets, sizes) if offsets.any() else None
 
 
-def views_from_parts(
-    folder: Path, shards: Sequence[ShardRecord], index: np.ndarray
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def views_from_parts(parts: Sequence[Part]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Rebuild the contents of `flip.npy` and `text.npy` from the tars alone; None for what no part holds."""
-    starts = np.cumsum([0, *(shard.samples for shard in shards)])
-    flips, texts, found = [], [], False
-    for shard, start, stop in zip(shards, starts[:-1], starts[1:], strict=True):
-        places, rows = scan_part(folder / shard.name), index[start:stop]
-        flips.append(flip_rows(places, rows))
-        texts.append(text_rows(places, rows))
-        found = found or any(place.text is not None for place in places)
-    mirrored = np.concatenate(flips)
-    return mirrored if mirrored.any() else None, np.concatenate(texts) if found else None
+    flips = np.concatenate([flip_rows(part.places, part.rows) for part in parts])
+    texts = np.concatenate([text_rows(part.places, part.rows) for part in parts])
+    has_text = any(place.text is not None for part in parts for place in part.places)
+    return flips if flips.any() else None, texts if has_text else None
 
 
 def index_from_parts(folder: Path, shards: Sequence[ShardRecord]) -> tuple[np.ndarray, list[Shape]]:

@@ -25,7 +25,7 @@ from data.latent.texts import NOT_FINITE, RowTexts, ShardTexts
 from data.loading.loader import LatentLoader
 from data.loading.sources.mixed import MixedLatents
 from data.order.steps import LoaderConfig
-from data.reindexing.from_parts import views_from_parts
+from data.reindexing.from_parts import scanned, views_from_parts
 from tests.data.caches import CLIP, IMAGE, make_cache, packs_of
 
 SHAPES = [IMAGE, CLIP, IMAGE, IMAGE, IMAGE, IMAGE, CLIP]
@@ -115,7 +115,7 @@ def test_stock_webdataset_reads_text_too(cache: Dataset) -> None:
 
 
 def test_the_sidecar_can_be_made_again_from_the_parts(cache: Dataset) -> None:
-    flips, texts = views_from_parts(cache.folder, cache.manifest.shards, np.asarray(cache.index))
+    flips, texts = views_from_parts(scanned(cache.folder, cache.manifest.shards, np.asarray(cache.index)))
     assert flips is None
     assert texts is not None
     assert (texts == np.load(cache.folder / "text.npy")).all()

@@ -28,7 +28,7 @@ from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.order.steps import LoaderConfig
 from data.raw.decoding import read_pixels
-from data.reindexing.from_parts import index_from_parts, views_from_parts
+from data.reindexing.from_parts import index_from_parts, scanned, views_from_parts
 from models.autoencoder import kl, store
 from tests.data.raw_datasets import damage, make_raw
 from tools.encode import job as encode
@@ -315,7 +315,7 @@ def test_the_mirrored_view_is_the_latent_of_the_mirrored_picture(config, sources
             assert torch.allclose(found, loaded.encode(to_tensor(pixels)[None]), rtol=2e-3, atol=2e-3)
     shards = cache.manifest.shards
     index, _ = index_from_parts(cache.folder, shards)
-    flips, _ = views_from_parts(cache.folder, shards, index)
+    flips, _ = views_from_parts(scanned(cache.folder, shards, index))
     assert (flips == np.load(config.output / "flip.npy")).all()
 
 

@@ -26,11 +26,8 @@ def none_expected() -> Iterator[None]:
     A training run imports half a million objects that all stay. Python would look at them a dozen times while
     they come in and at every full collection afterwards; that is a tenth of the start, and finds nothing.
     """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was_enabled:
-            gc.enable()
+    with put_off():
+        try:
+            yield
+        finally:
+            gc.freeze()

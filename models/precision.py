@@ -42,12 +42,17 @@ def compute_in(precision: Precision) -> None:
 
 def compute_repeatably(precision: Precision) -> dtype:
     """Have equal work of this process give equal bytes; return the type of a network's weights."""
-    import torch
-
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+    choose_alike()
     compute_in(precision)
     return number_type(precision)
+
+
+def choose_alike() -> None:
+    """Have cuDNN choose by shapes alone, among algorithms that repeat their sums: alike in every process."""
+    import torch
+
+    torch.backends.cudnn.benchmark = False  # its choice may differ from run to run
+    torch.backends.cudnn.deterministic = True
 
 
 def number_type(precision: Precision) -> dtype:

@@ -17,7 +17,14 @@ from core.diffusion.guidance.mixing import Momentum
 from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Prediction
-from core.diffusion.sampling import SamplerConfig, check_start, require_one_level, settle_start, time_grid
+from core.diffusion.sampling import (
+    SamplerConfig,
+    check_start,
+    require_one_level,
+    require_own_levels,
+    settle_start,
+    time_grid,
+)
 from core.diffusion.solvers.kinds import KINDS, require_for_frames
 from core.diffusion.solvers.levels import Denoise
 from core.diffusion.solvers.stepwise import Course
@@ -107,8 +114,7 @@ def _solved(
         delay = config.frame_lag * kind.evaluations_with(config.options)
         x = with_given_frames(x, condition)
         return solve_frames(solver, denoise, x, course, frames_per_level, delay, condition.frame_mask)
-    if kind.is_adaptive:
-        require_one_level(config, f"samples of solver={config.solver}", prediction)
+    require_own_levels(config, prediction)
     return kind.solve(denoise, x, times, path, noise=noise, options=config.options)
 
 

@@ -29,6 +29,7 @@ from data.dataset.quarantine import BudgetError, read_quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
+from models.precision import choose_alike
 from tools.encode.setup import (
     LEASES,
     Encoding,
@@ -104,8 +105,7 @@ def _prepare(device_name: str, threads: int, worker: int) -> torch.device:
     """Return the worker's device, set up so that equal inputs give equal bytes on it."""
     device = choose_device(device_name, worker)
     torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = False  # its choice of algorithm may differ from run to run
-    torch.backends.cudnn.deterministic = True
+    choose_alike()
     return device
 
 

@@ -17,7 +17,7 @@ from tools.evaluate import copies, measures
 from tools.evaluate.decoded import beside_noise, reconstruction_psnr
 from tools.evaluate.features.halves import Halves, width_by_halves
 from tools.evaluate.features.neighbours import near
-from tools.evaluate.jackknife import BLOCKS, LEAST, blocks_of, half_width
+from tools.evaluate.jackknife import BLOCKS, LEAST, blocks_of, half_width, means_without
 from tools.evaluate.judge import Judge, make_judge
 from tools.evaluate.measures import Motion, bootstrap_interval, motion, ratio
 from tools.evaluate.real_samples import RealSamples, Shape, read, rule_of
@@ -214,7 +214,7 @@ def neighbour_intervals(
         real = measures.subset(len(train), count, (draw,), seed, MANIFOLD)
         made, manifold = generated[rows].astype(np.float32), train[real].astype(np.float32)
         found = near(made, manifold, halves.some(rows, real), k=NEIGHBOURS)
-        without.append([found.inside[block[rows] != left_out].mean() for left_out in range(BLOCKS)])
+        without.append(means_without(found.inside, block[rows]))
         apart.append(found.recall_apart)
     return {
         names.interval(names.PRECISION): half_width(np.mean(without, axis=0)),

@@ -40,8 +40,14 @@ def half_width(without: Sequence[float] | NDArray[np.floating]) -> float:
 
 def mean_interval(values: NDArray[np.floating] | NDArray[np.bool_], seed: int) -> float:
     """Return the half width of a 95 % interval of the mean of values (n,), one of each sample."""
-    block = blocks_of(len(values), seed)
-    return half_width([values[block != left_out].mean() for left_out in range(BLOCKS)])
+    return half_width(means_without(values, blocks_of(len(values), seed)))
+
+
+def means_without(
+    values: NDArray[np.floating] | NDArray[np.bool_], block: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the mean (10,) of values (n,) without those of each block.  block: of each value."""
+    return np.array([values[block != left_out].mean() for left_out in range(BLOCKS)], np.float64)
 
 
 def distance_interval(features: NDArray[np.floating], reference: Reference, seed: int) -> float:

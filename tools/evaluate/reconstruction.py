@@ -98,9 +98,8 @@ def scores_of(asked: Comparison, opened: Opened, of: Mapping[str, Any], output: 
             pass
     else:
         made = extractor.see(copies)
-        real = extractor.see(
-            _originals(asked), is_real=True
-        )  # read twice, so that memory does not grow with their number
+        # Read twice, so that memory does not grow with their number.
+        real = extractor.see(_originals(asked), is_real=True)
         found = distance_scores(names.RFID, made, Reference.of(real.moments), asked.seed)
         found |= extractor.singular(made.moments.count, "images", names.RFID)
     for name, values in seen.values.items():

@@ -36,26 +36,30 @@ def open_source(
     """
     if data.encode == "online":
         return _open_raw(place, autoencoder, data, run, field)
-    check, look = data.verify != "off", environment.place().rank == 0
-    cache = Dataset(place, field, check, look)
+    cache = _opened(place, field, data)
     if cache.manifest.kind != "latent":
         expected = "a latent cache; this is a raw dataset: encode it first, or set data.encode=online"
         raise UserError(field, place, expected)
     if data.features == "online":
-        return _with_pictures(cache, data, check=check)
+        return _with_pictures(cache, data)
     if not data.also:
         return CachedLatents(cache)
-    caches = [cache, *(Dataset(other, "data.also", check, look) for other in data.also)]
+    caches = [cache, *(_opened(other, "data.also", data) for other in data.also)]
     return MixedLatents(caches, data.mix, text=text, pictures=data.features == "cached")
 
 
-def _with_pictures(cache: Dataset, data: DataConfig, *, check: bool) -> PicturedLatents:
+def _opened(place: str, field: str, data: DataConfig) -> Dataset:
+    """Open a dataset as `verify` says; the first rank of a run sees for all that its shards are there."""
+    return Dataset(place, field, check=data.verify != "off", look=environment.place().rank == 0)
+
+
+def _with_pictures(cache: Dataset, data: DataConfig) -> PicturedLatents:
     """Open a cache whose pictures are read beside it."""
     field, own = "data.pictures.source", data.pictures
     place = own.source or CachedLatents(cache).encoded_with("source")
     if not place:
         raise UserError(field, "''", f"the raw dataset of {cache.place}, which does not say where that was")
-    raw = Dataset(place, field, check, environment.place().rank == 0)
+    raw = _opened(place, field, data)
     return PicturedLatents(cache, Pictures(cache, raw, field), _picture_encoder(data), own.threads)
 
 
@@ -69,7 +73,7 @@ def _open_raw(place: str, autoencoder: str, data: DataConfig, run: Path, field: 
     config = data.online
     if not autoencoder:
         raise UserError("autoencoder", "''", "a folder, since data.encode=online")
-    raw = Dataset(place, field, data.verify != "off", environment.place().rank == 0)
+    raw = _opened(place, field, data)
     if raw.manifest.kind != "raw":
         raise UserError(field, place, "a raw dataset, since data.encode=online; this is a latent cache")
     cpu = torch.device("cpu")

@@ -204,15 +204,11 @@ def _encoder_step(shapes: Sequence[Bucket], weights: Sequence[float], speed: Spe
     multiple = group_multiple(speed.ranks)
     config = GroupConfig(group_size=ENCODER_GROUP, rank_multiple=multiple, cost_quadratic=0.0)
     sizes = group_sizes([max(1, count // 256) for count in pixels], config)
-    clips = [shape.frames > 1 for shape in shapes]
-    learns = sum(
-        n * count * w / (speed.clip_pixels if clip else speed.image_pixels)
-        for n, count, w, clip in zip(sizes, pixels, weights, clips, strict=True)
-    )
-    reads = sum(
-        n * w * (speed.clip_read if clip else speed.image_read)
-        for n, w, clip in zip(sizes, weights, clips, strict=True)
-    )
+    learns = reads = 0.0
+    for n, count, w, shape in zip(sizes, pixels, weights, shapes, strict=True):
+        clip = shape.frames > 1
+        learns += n * count * w / (speed.clip_pixels if clip else speed.image_pixels)
+        reads += n * w * (speed.clip_read if clip else speed.image_read)
     learns /= EFFICIENCY
     return groups_of_step(shapes) * (max(learns, reads) if speed.reads_beside else learns + reads)
 

@@ -56,10 +56,8 @@ def measure_speed(ranks: int, dataset: Dataset) -> Speed:
     )
     image_read, clip_read = (seconds / environment.threads() for seconds in reading_s(dataset))
     say(f"reading takes {1e3 * image_read:.3g} ms an image and {1e3 * clip_read:.3g} ms a clip, by all cores")
-    return Speed(
-        *(image, clip, flops, memory, ranks, name, precision_of(device.type), image_read, clip_read),
-        reads_beside=on_gpu,
-    )
+    precision = precision_of(device.type)
+    return Speed(image, clip, flops, memory, ranks, name, precision, image_read, clip_read, on_gpu)
 
 
 def reading_s(dataset: Dataset) -> tuple[float, float]:

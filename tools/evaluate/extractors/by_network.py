@@ -19,6 +19,7 @@ from core.progress import say
 from core.queue import shared_job
 from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
+from models.precision import choose_alike
 from tools.evaluate.extractors.extractor import Extractor, Seen
 from tools.evaluate.extractors.feature_parts import MADE, REAL, FeatureParts
 from tools.evaluate.extractors.feature_units import FeatureUnits, Real
@@ -64,8 +65,7 @@ def share(
     of: hashes of the samples and of what is beside them.
     """
     torch.set_num_threads(asked.threads)
-    torch.backends.cudnn.benchmark = False  # workers that see the same samples give the same numbers
-    torch.backends.cudnn.deterministic = True
+    choose_alike()  # workers that see the same samples give the same numbers
     extractor = KINDS[asked.extractor](Path(asked.extractor_weights), own_device(asked.device))
     extractor.require_enough("source", samples.folder, samples.count)
     real = _real_side(samples, asked)

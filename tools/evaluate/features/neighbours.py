@@ -54,9 +54,8 @@ def neighbours(generated: Features, real: Features, k: int = K, dense_k: int = D
     2020, k = 5).
 
     Either side has 6 samples or more. Balls around a sample reach to its k-th nearest other one of the same
-    side. Precision: generated ones
-    within a ball around a real one; recall: the other way round; density: balls of real ones around a
-    generated one, over k; coverage: real ones whose ball holds a generated one.
+    side. Precision: generated ones within a ball around a real one; recall: the other way round; density:
+    balls of real ones around a generated one, over k; coverage: real ones whose ball holds a generated one.
     """
     return near(generated, real, None, k, dense_k).scores
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import instead, read_bytes
-from data.media.formats import IMAGE_FORMATS, MediaError, suffix_of
+from core.files import instead, read_bytes, read_head
+from data.media.formats import HEAD, IMAGE_FORMATS, MediaError, suffix_of
 from data.media.images import decode_image, decode_video
 
 LARGEST_FILE = 1 << 30  # bytes
@@ -37,7 +37,7 @@ def read_frames(path: str, field: str, height: int, width: int) -> NDArray[np.ui
 def is_picture(path: str, field: str) -> bool:
     """Return whether a file is a picture, and not a film; UserError, of the field, for neither."""
     try:
-        return suffix_of(read_bytes(Path(path), LARGEST_FILE)) in IMAGE_FORMATS
+        return suffix_of(read_head(Path(path), HEAD)) in IMAGE_FORMATS
     except (MediaError, OSError) as error:
         raise UserError(field, path, f"a picture or film that can be read ({error})") from None
 

@@ -68,7 +68,7 @@ def prepare(
     job.require_nameable()
     job.require_encodable()
     if leader is not None:
-        require_shareable(trained.network, schedule, leader.sequence.size)
+        require_shareable(trained.network, leader.sequence.size)
         leader.open((making.source, trained), (making.weak.source, weak), precision=precision)
     for line in (*notes, *(f"warning: {each}" for each in job.warnings())):
         say(line)

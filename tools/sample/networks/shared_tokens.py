@@ -2,16 +2,16 @@
 
 The first rank is a worker like any other, and makes all draws. Whenever it calls a network it sends the input
 to the others, which hold the same weights and compute their share of the tokens. They need to know which
-networks these are, and end when the first rank is done.
+networks these are, and end when the first rank is done. Where derivatives of an output will be asked for, all
+keep what they take, until the first rank has no more use of the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ from models.denoisers.network import Denoiser, DenoiserConfig
 from models.denoisers.skipping import numbers_of
 from models.precision import Precision, compute_repeatably
 from tools.runs.loaded_run import LoadedRun, open_run
-from tools.sample.requests.schedule import Schedule
+from tools.sample.networks.shared_derivatives import Derivable, Derived
 
 FIELD = "sequence_parallel"
 
@@ -54,19 +54,31 @@ class _Networks:
 class _Call:
     """A call of a network.  tensors: shape and dtype of each of its inputs, None for one that is not there.
 
-    blocks: numbers of those that are computed.
+    blocks: numbers of those that are computed.  derivable: number by which derivatives of the output will be
+    asked for, None where they will not.  released: such numbers that nobody will ask for any more.
     """
 
     network: int
     tensors: tuple[tuple[tuple[int, ...], torch.dtype] | None, ...]
     blocks: tuple[int, ...]
+    derivable: int | None
+    released: tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class _Product:
+    """A vector is to be multiplied by the derivative of an earlier output, by number."""
+
+    derivable: int
+
+
+@dataclass
 class Leader:
     """The first of the ranks that share tokens.  sequence: all of them."""
 
     sequence: SequenceGroup
+    _derivable: int = 0  # outputs until now of which derivatives could be asked for
+    _released: list[int] = field(default_factory=list)
 
     def open(self, *runs: tuple[str, LoadedRun | None], precision: Precision) -> None:
         """Have the others open the networks of these folders, and compute with them from now on."""
@@ -77,11 +89,50 @@ class Leader:
         ]
         ranks.broadcast_object(_Networks(tuple(each), precision))
         for number, (_, run) in enumerate(opened):
-            run.model.register_forward_pre_hook(partial(_send, number, list(run.model.blocks)))
+            self._share(number, run.model)
 
     def end(self) -> None:
         """Let the others end."""
         ranks.broadcast_object(None)
+
+    def _share(self, number: int, model: Denoiser) -> None:
+        """Have every call of a network computed with the others."""
+        network: nn.Module = model
+        plain, blocks = network.forward, list(model.blocks)
+
+        def call(x: Tensor, time: Tensor, condition: Condition, derivable: int | None = None) -> None:
+            tensors = (x, time, *(getattr(condition, each.name) for each in fields(Condition)))
+            kinds = tuple(None if t is None else (tuple(t.shape), t.dtype) for t in tensors)
+            released, self._released = tuple(self._released), []
+            numbers = numbers_of(model, blocks)
+            ranks.broadcast_object(_Call(number, kinds, numbers, derivable, released))
+            for tensor in tensors:
+                if tensor is not None:
+                    dist.broadcast(tensor.detach().contiguous(), src=0)
+
+        def forward(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+            if not (torch.is_grad_enabled() and x.requires_grad):
+                call(x, time, condition)
+                output: Tensor = plain(x, time, condition)
+                return output
+            self._derivable += 1
+            asked = self._derivable
+
+            def begin(x: Tensor) -> Derivable:
+                call(x, time, condition, asked)
+                found = Derivable.of(plain, x, time, condition, self.sequence)
+                weakref.finalize(found, lambda: self._released.append(asked))
+                return found
+
+            def product(found: Derivable, vector: Tensor) -> Tensor:
+                ranks.broadcast_object(_Product(asked))
+                dist.broadcast(vector := vector.contiguous(), src=0)
+                return found.product(vector)
+
+            derived: Tensor = Derived.apply(x, begin, product)
+            return derived
+
+        network.forward = forward
 
 
 def together(size: int, device: str, output: Path, lead: Callable[[Leader], None]) -> None:
@@ -111,39 +162,39 @@ def _checkpoint(source: str, run: LoadedRun) -> str:
     return "" if exported.is_export(Path(source)) else run.checkpoint
 
 
-def require_shareable(network: DenoiserConfig, schedule: Schedule, size: int) -> None:
-    """Raise UserError for what ranks cannot share: a network without tokens, or derivatives of it."""
+def require_shareable(network: DenoiserConfig, size: int) -> None:
+    """Raise UserError for what ranks cannot share: a network without tokens."""
     if network.attention_heads(size) is None:
         raise UserError(FIELD, size, f"1: model.kind={network.kind} cannot share the tokens of an input")
-    if any(form.task.keep == "projection" for form in schedule.forms):
-        raise UserError(FIELD, size, "1 with task.keep=projection, which takes derivatives of the network")
-
-
-def _send(number: int, blocks: Sequence[nn.Module], model: Denoiser, inputs: tuple[Any, ...]) -> None:
-    """Send the inputs of a call to the others, before it."""
-    x, time, condition = inputs
-    if torch.is_grad_enabled() and x.requires_grad:
-        raise UserError(FIELD, dist.get_world_size(), "1 where derivatives of the network are taken")
-    tensors = (x, time, *(getattr(condition, field.name) for field in fields(Condition)))
-    kinds = tuple(None if t is None else (tuple(t.shape), t.dtype) for t in tensors)
-    ranks.broadcast_object(_Call(number, kinds, numbers_of(model, blocks)))
-    for tensor in tensors:
-        if tensor is not None:
-            dist.broadcast(tensor.detach().contiguous(), src=0)
 
 
 @torch.no_grad()
 def _follow(device: torch.device, sequence: SequenceGroup) -> None:
     """Compute what the first rank calls until it is done."""
     models: list[tuple[Denoiser, list[nn.Module]]] = []
+    kept: dict[int, Derivable] = {}
     while (message := ranks.broadcast_object(None)) is not None:
         if isinstance(message, _Networks):
             models = [_opened(each, message.precision, device, sequence) for each in message.each]
             continue
+        if isinstance(message, _Product):
+            found = kept[message.derivable]
+            vector = torch.empty(found.output.shape, dtype=found.output.dtype, device=device)
+            dist.broadcast(vector, src=0)
+            found.product(vector)
+            continue
         model, blocks = models[message.network]
         tensors = [_received(kind, device) for kind in message.tensors]
+        for number in message.released:
+            del kept[number]
         model.blocks = nn.ModuleList(blocks[number] for number in message.blocks)
-        model(tensors[0], tensors[1], Condition(*tensors[2:]))
+        (x, time), condition = tensors[:2], Condition(*tensors[2:])
+        assert x is not None
+        assert time is not None
+        if message.derivable is None:
+            model(x, time, condition)
+        else:
+            kept[message.derivable] = Derivable.of(model, x, time, condition, sequence)
 
 
 def _received(kind: tuple[tuple[int, ...], torch.dtype] | None, device: torch.device) -> Tensor | None:

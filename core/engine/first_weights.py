@@ -59,7 +59,10 @@ def _make(
     dtype: torch.dtype,
     then: Callable[[nn.Parameter], None] | None,
 ) -> None:
-    """Make each parameter in turn, with the tags that it has; one that is used twice stays one."""
+    """Make each parameter in turn, with the tags that it has; one that is used twice stays one.
+
+    Buffers, which have their values, are put on the device.
+    """
     made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # the old ones too, whose addresses stay theirs
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -71,3 +74,5 @@ def _make(
                 if then is not None:
                     then(new)
             setattr(module, name, made[id(p)][1])
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))

@@ -2,7 +2,8 @@
 
 On torch's meta device tensors have shapes and no memory. What is done to a parameter there is written down,
 with the place of the random generator at each draw, and done later: to any range of the parameter, in any
-order, on any rank, with the bits that a network built as usual has.
+order, on any rank, with the bits that a network built as usual has. Buffers, which are small, are made whole
+at the end of building (`replaying.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from core.first_values.mersenne_twister import skipped
+from core.first_values.mersenne_twister import Place
+from core.first_values.replaying import Done, Tape, address
 
 aten = torch.ops.aten
 M = TypeVar("M", bound=nn.Module)
@@ -44,38 +47,23 @@ def first_of(network: nn.Module) -> dict[str, First]:
 
 
 def without_weights(build: Callable[[], M]) -> M:
-    """Return the network that `build` makes, on the meta device, each parameter with its `first`.
+    """Return the network that `build` makes, its parameters on the meta device, each with its `first`.
 
-    The global generator moves on as if all had been drawn. A network with buffers, or whose weights are made
-    in a way that is not known here, is built as usual.
+    Buffers have their values, on the CPU. The global generator moves on as if all had been drawn. A network
+    whose weights or buffers are made in a way that is not known here is built as usual.
     """
     state = torch.get_rng_state()
     recorder, asked = _Recorder(), _Asked()
     with torch.device("meta"), asked, recorder:
         network = build()
     firsts = [recorder.first(parameter) for parameter in network.parameters()]
-    if all(firsts) and not asked.count and next(network.buffers(), None) is None:
+    if all(firsts) and not (asked.count or recorder.is_lost) and recorder.make_buffers(network):
         for parameter, first in zip(network.parameters(), firsts, strict=True):
             parameter.first = first  # type: ignore[attr-defined]
         recorder.place.arrive()
         return network
     torch.set_rng_state(state)
     return build()
-
-
-@dataclass
-class _Place:
-    """A place of the global generator: `words` 32-bit words after a state."""
-
-    state: Tensor
-    words: int = 0
-
-    def later(self, words: int) -> _Place:
-        return _Place(self.state, self.words + words)
-
-    def arrive(self) -> None:
-        """Set the global generator to it."""
-        torch.set_rng_state(skipped(self.state, self.words))
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,7 @@ class _Operation:
     function: Any
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
-    place: _Place | None
+    place: Place | None
 
     @property
     def begins(self) -> bool:
@@ -134,7 +122,10 @@ class _Drawn:
 
 
 class _Asked(TorchFunctionMode):
-    """Count how often code asks whether a tensor is on the meta device, where some of torch draws nothing."""
+    """Keep the values of tensors made of Python's numbers, which torch would not look at on the meta device.
+
+    count: how often code asked whether a tensor is there, where some of torch draws nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,80 +133,102 @@ class _Asked(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func == Tensor.is_meta.__get__  # type: ignore[attr-defined]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is None:
+            return func(*args, **{**kwargs, "device": "cpu"}).to("meta")
+        return func(*args, **kwargs)
 
 
 class _Recorder(TorchDispatchMode):
     """Write down what is done to tensors on the meta device, by the memory that they would have.
 
-    place: of the generator now.
+    place: of the generator now.  is_lost: whether something drew in a way that is not known.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = _Place(torch.get_rng_state())
+        self.place, self.is_lost, self._tape = Place(torch.get_rng_state()), False, Tape()
         self._done: dict[int, list[_Operation] | None] = {}  # None: in a way that is not known
-        self._alive: list[Tensor] = []  # so that no two tensors have one address
 
     def first(self, parameter: Tensor) -> First | None:
         """Return what gives a parameter's first values; None where that is not known."""
         is_plain = parameter.is_meta and parameter.is_floating_point() and _is_whole(parameter)
-        done = self._done.get(_address(parameter)) if is_plain else None
+        done = self._done.get(address(parameter)) if is_plain else None
         if not done or not any(operation.begins for operation in done):
             return None
         return _Drawn(parameter.shape, parameter.dtype, done)
 
+    def make_buffers(self, network: nn.Module) -> bool:
+        """Give the network its buffers, with values; return False where these are not known."""
+        homes = [(m, name) for m in network.modules() for name, b in m._buffers.items() if b is not None]
+        homes = [(module, name) for module, name in homes if getattr(module, name).is_meta]
+        values = self._tape.values([getattr(module, name) for module, name in homes])
+        if values is None:
+            return False
+        same: dict[int, Tensor] = {}  # a buffer that several modules have stays one
+        for (module, name), value in zip(homes, values, strict=True):
+            module._buffers[name] = same.setdefault(id(module._buffers[name]), value)
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        begin = self.place.arrive if _draws(func) else lambda: None
+        out = self._do(func, args, kwargs or {})
+        self._tape.note(
+            Done(func, args, kwargs or {}, out, begin)
+        )  # and keep tensors: none has another's address
+        return out
+
+    def _do(self, func: Any, args: Any, kwargs: Any) -> Any:
         target = args[0] if args and isinstance(args[0], Tensor) else None
         if target is not None and target.is_meta and func in _BY_NUMBER:
             others = [v for v in (*args[1:], *kwargs.values()) if isinstance(v, (Tensor, torch.Generator))]
             if others or not _is_whole(target):
                 self._unknown(target)
+                self.is_lost |= _draws(func)
                 return func(*args, **kwargs) if others else target
             self._note(target, _Operation(func, args[1:], kwargs, self._draw(func, target)))
             return target
-        if torch.Tag.nondeterministic_seeded in func.tags and func not in _MADE:
+        is_here = torch.device(kwargs.get("device") or "cpu").type == "cpu"
+        if _draws(func) and (func not in _MADE or is_here):
             self.place.arrive()  # so that what an operation that is not known draws is what it should be
             out = func(*args, **kwargs)
-            self.place = _Place(torch.get_rng_state())
+            self.place = Place(torch.get_rng_state())
+            self.is_lost |= any(leaf.is_meta for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
         else:
             out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.is_meta:
             if func in _MADE:
                 self._note(out, _Operation(func, args, kwargs, self._draw(func, out)))
-            elif func._schema.is_mutable or (target is not None and _address(out) != _address(target)):
+            elif func._schema.is_mutable or (target is not None and address(out) != address(target)):
                 self._unknown(out)
         return out
 
-    def _draw(self, function: Any, tensor: Tensor) -> _Place | None:
+    def _draw(self, function: Any, tensor: Tensor) -> Place | None:
         """Return the place of the generator before what `function` draws, and move it on."""
-        if torch.Tag.nondeterministic_seeded not in function.tags:
+        if not _draws(function):
             return None
         before = self.place
         if function is aten.uniform_.default and tensor.dtype == torch.float32:
             self.place = before.later(tensor.numel())
         else:
             before.arrive()
-            self.place = before = _Place(torch.get_rng_state())
+            self.place = before = Place(torch.get_rng_state())
             drawn = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             drawn.normal_() if function in (aten.normal_.default, aten.randn.default) else drawn.uniform_()
-            self.place = _Place(torch.get_rng_state())
+            self.place = Place(torch.get_rng_state())
         return before
 
     def _note(self, tensor: Tensor, operation: _Operation) -> None:
-        done = self._done.setdefault(_address(tensor), [])
-        self._alive.append(tensor)
+        done = self._done.setdefault(address(tensor), [])
         if done is not None:
             done.append(operation)
 
     def _unknown(self, tensor: Tensor) -> None:
-        self._alive.append(tensor)
-        self._done[_address(tensor)] = None
+        self._done[address(tensor)] = None
 
 
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+def _draws(function: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in function.tags
 
 
 def _is_whole(tensor: Tensor) -> bool:

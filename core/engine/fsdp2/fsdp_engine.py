@@ -25,7 +25,7 @@ from core.engine.first_weights import agree
 from core.engine.fsdp2.mesh import make_sharing
 from core.engine.fsdp2.places import make_ready, places, sharded_modules
 from core.engine.fsdp2.sharded import Sharded
-from core.engine.fsdp2.sharding import require_sharable, shard
+from core.engine.fsdp2.sharding import give_memory, require_sharable, shard
 from core.engine.optimizer import allocate_state, settings_of, share_matrices
 from core.engine.shards import Shard, require_cuts, share
 from core.first_values.recording import first_of
@@ -49,7 +49,7 @@ class FsdpEngine(Engine):
         self._sharing = sharing = make_sharing(world, engine)
         shard(model, engine, sharing.mesh)
         if firsts:
-            model.to_empty(device=world.device)
+            give_memory(model, world.device)
         ranks.set_timeouts(engine.timeout_s)
         self.module = model
         self._places = places(model, sharing.rank)

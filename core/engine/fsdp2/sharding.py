@@ -32,7 +32,7 @@ def require_sharable(model: nn.Module) -> None:
 
 
 def shard(model: nn.Module, config: EngineConfig, mesh: DeviceMesh) -> None:
-    """Shard a network whose weights all ranks hold; rows of trained ones stay fp32 (collective).
+    """Shard a network whose weights all ranks hold, or none yet; rows of trained ones are fp32 (collective).
 
     Stage 3 frees a block's weights after its forward pass. What is outside of blocks stays for the backward
     pass, which begins there.
@@ -57,6 +57,14 @@ def shard(model: nn.Module, config: EngineConfig, mesh: DeviceMesh) -> None:
         # What only some ranks have used is zero on the others; left out there, ranks would not meet.
         _sharded(module).set_reduce_scatter_unused_params(True)
     _prefetch(_sharded(model), [_sharded(block) for block in blocks])
+
+
+def give_memory(model: nn.Module, device: torch.device) -> None:
+    """Give the rows of a network without weights memory on the device; buffers keep their values."""
+    values = dict(model.named_buffers(remove_duplicate=False))
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        buffer.copy_(values[name])
 
 
 def _prefetch(root: FSDPModule, blocks: Sequence[FSDPModule]) -> None:

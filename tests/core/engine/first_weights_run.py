@@ -31,10 +31,18 @@ ENGINES = [("deepspeed", 0), ("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3
 def network(*, deferred: bool) -> DiT:
     """Return the network, of which one layer is frozen, with its weights or without."""
     torch.manual_seed(1)
-    made = without_weights(NETWORK.build) if deferred else NETWORK.build()
+    made = without_weights(_built) if deferred else _built()
     assert bool(first_of(made)) == deferred
     for parameter in made.blocks[0].mlp.up.parameters():
         parameter.requires_grad_(False)
+    return made
+
+
+def _built() -> DiT:
+    """Build the network, with a buffer that its output depends on."""
+    made = NETWORK.build()
+    made.register_buffer("shift", torch.linspace(0, 1, 4).square() + torch.rand(4))
+    made.register_forward_hook(lambda module, inputs, out: out + module.shift.view(-1, 1, 1, 1))
     return made
 
 

@@ -34,6 +34,7 @@ class Odd(nn.Module):
 
 BUILT: dict[str, Callable[[], nn.Module]] = {
     "odd": Odd,
+    "buffered": lambda: Buffered(),
     "dit": DiTConfig(width=36, depth=2, heads=3, num_classes=3).build,
     "dit with all inputs": DiTConfig(
         width=8,
@@ -68,6 +69,11 @@ def test_ranges_are_those_of_the_network_built_as_usual(name: str) -> None:
     for key, parameter in plain.named_parameters():
         assert other[key].shape == parameter.shape
         assert set(vars(other[key])) - {"first"} == set(vars(parameter))
+    held = dict(network.named_buffers())  # and of a buffer that two modules have only one
+    assert list(held) == [name for name, _ in plain.named_buffers()]
+    for key, buffer in plain.named_buffers():
+        assert held[key].dtype == buffer.dtype
+        assert torch.equal(held[key], buffer), key
 
 
 def test_drawing_a_range_leaves_the_generator_alone() -> None:
@@ -79,10 +85,22 @@ def test_drawing_a_range_leaves_the_generator_alone() -> None:
 
 
 class Buffered(nn.Module):
+    """Buffers made in several ways: of numbers, through views, drawn, from a parameter; one is shared."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(2, 2)
-        self.register_buffer("table", torch.arange(3.0))
+        self.layer, self.inner = nn.Linear(7, 5), nn.BatchNorm1d(3)
+        rates = 100 ** -torch.linspace(0, 1, 4)
+        table = torch.outer(torch.arange(6.0), rates).cos()
+        table[1:3].zero_()
+        table.T[0] = 3.0
+        self.register_buffer("table", table[:, 1:])
+        self.register_buffer("given", torch.tensor([[1.0, 2.0], [3.0, 4.0]])[:, None], persistent=False)
+        self.register_buffer("phase", 2 * torch.rand(9) - torch.randn(9))
+        self.register_buffer("mean", self.layer.weight.detach().mean(0))
+        self.register_buffer("nothing", None)
+        self.inner.register_buffer("shared", self.phase)
+        self.last = nn.Linear(5, 2)
 
 
 class Computed(nn.Module):
@@ -110,7 +128,14 @@ class Sliced(nn.Module):
             self.layer.weight[0].zero_()
 
 
-@pytest.mark.parametrize("build", [Buffered, Computed, Cut, Sliced, KLConfig().build])
+class Shuffled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("order", torch.randperm(5))
+
+
+@pytest.mark.parametrize("build", [Computed, Cut, Sliced, Shuffled, KLConfig().build])
 def test_what_is_not_known_is_built_as_usual(build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(3)
     plain, after = build(), torch.rand(3)

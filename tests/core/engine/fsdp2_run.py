@@ -5,8 +5,8 @@ Each case of CASES trains four steps; the first rank writes norms, weights, aver
 
 from __future__ import annotations
 
-import math
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.engine.kinds import make_engine
-from core.optim.groups import OptimizerConfig, parameter_groups
+from core.optim.groups import OptimizerConfig
 from core.run.ending import end_with
+from tests.core.rounded_loop import rounded_norms
 from tools.plan.shares import numbers_of_ranks
 from tools.runs.memory.run_memory import groups_of, state_of
 
@@ -111,29 +112,14 @@ def result(world: World, fields: dict[str, Any]) -> dict[str, Any]:
 def plain_norms(world: World, micro_batch: int) -> list[float]:
     """Return the norms of one process that rounds and sums as FSDP2 does: AdamW, bf16 with fp32 masters."""
     torch.manual_seed(0)
-    network, config = OddNet(world), OptimizerConfig(lr=1e-2, weight_decay=0.1)
-    groups = parameter_groups(network, config)
-    masters = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
-    own = [{**group, "params": [masters[name] for name in group["names"]]} for group in groups]
-    optimizer, norms = torch.optim.AdamW(own, lr=1e-2, fused=True), list[float]()
-    for step in range(STEPS):
-        for name, p in network.named_parameters():
-            p.data = masters.get(name, p.detach()).bfloat16()
-        for master in masters.values():
-            master.grad = torch.zeros_like(master)
+    network = OddNet(world)
+
+    def losses(step: int) -> Iterator[Callable[[], Tensor]]:
         for network.rank in range(world.size):
             for part in samples(replace(world, rank=network.rank), step, micro_batch):
-                network.zero_grad()
-                (network(part).square().sum() / SAMPLES).backward()
-                for name, p in network.named_parameters():
-                    if p.grad is not None:
-                        masters[name].grad += p.grad.float()
-        squares = sum(float(m.grad.double().square().sum()) for m in masters.values() if m.grad is not None)
-        norms.append(math.sqrt(squares))
-        for master in masters.values():
-            master.grad *= min(1.0, CLIPPING / (norms[-1] + 1e-6))
-        optimizer.step()
-    return norms
+                yield lambda part=part: network(part).square().sum() / SAMPLES
+
+    return rounded_norms(network, losses, STEPS, OptimizerConfig(lr=1e-2, weight_decay=0.1), CLIPPING)
 
 
 def _sizes(engine: Engine) -> list[int]:

@@ -28,6 +28,7 @@ def compile_blocks(blocks: Iterable[nn.Module], backend: str = "inductor") -> No
 
     The hooks by which an engine gathers a block's weights stay outside of the graph.
     """
+    compilations()  # from here on backward passes are counted
     for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=False, backend=backend)
 
@@ -38,6 +39,7 @@ def compile_functions(network: nn.Module, backend: str = "inductor") -> None:
     A module names its own in `functions`: attributes that hold a function of tensors alone. No hook of an
     engine runs within one, so its graph has no breaks; where it would, the first call fails.
     """
+    compilations()
     compiled: dict[Any, Any] = {}
     for module in network.modules():
         for name in getattr(module, "functions", ()):
@@ -89,7 +91,27 @@ def warm_up(
 
 
 def compiled_graphs() -> int:
-    """Return how many graphs torch.compile has made in this process."""
+    """Return how many graphs torch.compile has made in this process, each for a forward pass."""
     import torch._dynamo.utils
 
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def compilations() -> int:
+    """Return `compiled_graphs`, and with them the backward passes compiled since the first call of this.
+
+    A graph's backward pass is compiled when it is first taken, unless a cache on disk has it.
+    """
+    from torch._dynamo.callback import callback_handler
+
+    if _note_backward not in callback_handler.start_callbacks:  # torch._dynamo.reset() removes it
+        callback_handler.register_start_callback(_note_backward)
+    return compiled_graphs() + len(_backwards)
+
+
+_backwards: list[str] = []
+
+
+def _note_backward(compilation: Any) -> None:
+    if compilation.callback_trigger.name == "LAZY_BACKWARD":
+        _backwards.append(compilation.compile_id)

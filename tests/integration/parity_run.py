@@ -1,6 +1,6 @@
 """A small DiT trained on synthetic latents, however the work is split over ranks.
 
-As a program, on every rank: `python tests/integration/parity_run.py --run=FOLDER field=value ...`.
+As a program, on every rank: `python tests/integration/parity_run.py DEVICE --run=FOLDER field=value ...`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.distributed.ranks import World
 from core.distributed.sequence import data_world, make_sequence_group
 from core.draws import Draws
 from core.engine.activation_checkpointing import checkpoint_blocks
-from core.engine.compiling import compile_blocks, compiled_graphs, warm_up
+from core.engine.compiling import compilations, compile_blocks, compiled_graphs, warm_up
 from core.engine.config import EngineConfig
 from core.engine.kinds import make_engine
 from core.losses import Losses
@@ -83,9 +83,14 @@ def train(
 ) -> tuple[int, int]:
     """Train from random weights, none zero; `model` is JSON, `backend` one of torch.compile.
 
-    Returns how many graphs were compiled before and after the first step began.
+    Returns how many graphs were compiled before the first step began, and after it, with backward passes.
     """
-    fields = {"device": "cpu", "precision": "fp32", "timeout_s": LIMIT_S, "compile": bool(backend)}
+    fields = {
+        "device": world.device.type,
+        "precision": "fp32",
+        "timeout_s": LIMIT_S,
+        "compile": bool(backend),
+    }
     config = EngineConfig(**{**fields, **engine})
     torch.manual_seed(0)
     shape = {"width": 24, "depth": 2, "heads": 4, "num_classes": 3, "text_width": TEXT, **json.loads(model)}
@@ -116,14 +121,15 @@ def train(
         first = next(data.batches(0))
         examples = [(b.x, torch.ones(len(b)), b.condition) for b in first]
         compiled = warm_up(made, examples, examples)
+    made = compilations()
     trainer.fit()
-    return compiled - before, compiled_graphs() - compiled
+    return compiled - before, compilations() - made
 
 
 def main() -> None:
-    """Train one run for each `--run=FOLDER field=value ...`."""
-    world = ranks.start("cpu", LIMIT_S)
-    for run in " ".join(sys.argv[1:]).split("--run=")[1:]:
+    """Train one run for each `--run=FOLDER field=value ...`, on the device that stands before them."""
+    world = ranks.start(sys.argv[1], LIMIT_S)
+    for run in " ".join(sys.argv[2:]).split("--run=")[1:]:
         folder, *items = run.split()
         fields = dict(item.split("=", 1) for item in items)
         values = {name: int(value) if value.isdigit() else value for name, value in fields.items()}

@@ -95,10 +95,10 @@ def words(folder: Path, fields: dict[str, Any]) -> list[str]:
     return [f"--run={folder}", *(f"{name}={value}" for name, value in fields.items())]
 
 
-def run(ranks: int, folder: Path, runs: dict[str, dict[str, Any]]) -> list[str]:
+def run(ranks: int, folder: Path, runs: dict[str, dict[str, Any]], device: str = "cpu") -> list[str]:
     """Train all runs, one after another, on `ranks` ranks; return what rank 0 printed."""
     arguments = [word for name, fields in runs.items() for word in words(folder / name, fields)]
-    results = finish(start_ranks(ranks, PROGRAM, *arguments), timeout_s=LIMIT_S)
+    results = finish(start_ranks(ranks, PROGRAM, device, *arguments), timeout_s=LIMIT_S)
     for code, text in results:
         assert code == 0, text
     return results[0][1].splitlines()
@@ -164,6 +164,27 @@ def test_every_stage_and_split_takes_the_same_twenty_steps(world: World, tmp_pat
     assert len(folders) == 3 + 4 + 3 + 2 * len(rows)
     for folder in folders:
         assert_equal_runs(tmp_path / "plain", folder, 1e-6, 1e-6)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("device", "backend"),
+    [
+        pytest.param("cpu", "aot_eager", marks=pytest.mark.full),
+        pytest.param("cuda", "inductor", marks=pytest.mark.cuda),
+    ],
+)
+def test_both_engines_take_the_same_steps_on_one_device(tmp_path: Path, device: str, backend: str) -> None:
+    """In fp32; blocks are compiled before the first step, and nothing later."""
+    runs: dict[str, dict[str, Any]] = {f"zero-{stage}": {"zero_stage": stage} for stage in range(4)}
+    runs |= {f"fsdp2-{stage}": {**FSDP2, "zero_stage": stage} for stage in (2, 3)}
+    runs["recomputed"] = {**runs["fsdp2-3"], "activation_checkpointing": "full"}
+    runs["last"] = {**runs["fsdp2-2"], "reduce": "last", "micro_batch": 4}
+    runs["compiled"] = {**runs["fsdp2-3"], "backend": backend}
+    printed = run(1, tmp_path, runs, device)
+    assert f"compiled: graphs ({2 * len(SHAPES)}, 0)" in printed
+    for name in runs:
+        assert_equal_runs(tmp_path / "zero-0", tmp_path / name, 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize(("kind", "stage"), [("deepspeed", 1), ("deepspeed", 3), ("fsdp2", 3)])

@@ -10,7 +10,7 @@ import torch
 from core.distributed.ranks import World
 from core.distributed.sequence import make_sequence_group
 from core.engine.activation_checkpointing import checkpoint_blocks
-from core.engine.compiling import compile_blocks, compile_functions, compiled_graphs, warm_up
+from core.engine.compiling import compilations, compile_blocks, compile_functions, warm_up
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.errors import below
@@ -86,7 +86,8 @@ def fit_compiled(
 ) -> None:
     """Compile for all shapes of training and validation, train, and say whether those were all."""
     compile_for(engine.config, model)
-    before = warm_up(engine, trained, validated)
-    say(f"compiled {before} graphs for {len(trained)} shapes of a micro-batch")
+    graphs = warm_up(engine, trained, validated)
+    say(f"compiled {graphs} graphs for {len(trained)} shapes of a micro-batch")
+    before = compilations()
     trainer.fit()
-    say(f"compiled {compiled_graphs() - before} graphs after the first step began")
+    say(f"compiled {compilations() - before} graphs after the first step began")

@@ -9,33 +9,44 @@ which are counted and not read. `take` is its plain twin, and quicker for small 
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
-from core.permutations import permutation, sort_keys
+from core.permutations import permutation
 from data.order.bucket_rows import BucketRows
+from data.order.cuts import Cut, Cuts
 
 _KEPT_BLOCKS = 4
 _SMALL = 4096  # samples of a group that are sorted as quickly as a block is cut
 _MANY = 16  # groups of a block, from which on it is quicker to permute it once than to cut it for each
 _BINS = 9  # bits of a number of bins, in which shards are counted
+_FEW_SHARDS = 1024  # of a group, which are sorted as quickly as counted in bins
 
 
 class _Run(NamedTuple):
     """Samples of a group that are of one epoch, shard by shard.
 
-    shards, counts: (m,) shards, and how many samples each has in the group.  cut: (samples,) bool, whether
-    the group has them, of the rows of all these shards one after another; None where it has all.
+    shards, counts: (m,) shards, and how many samples each has in the group.  since, until: where the group
+    begins and ends in these shards, if they are a block that it cuts; None where it has all from the first
+    on, or up to the last.
     """
 
     epoch: int
     shards: np.ndarray
     counts: np.ndarray
-    cut: np.ndarray | None
+    since: Cut | None = None
+    until: Cut | None = None
+
+    def is_in(self, start: int, stop: int) -> np.ndarray:
+        """Return whether the group has the samples `start` to `stop` of the block that it cuts, (n,) bool."""
+        whole = np.ones(stop - start, bool)
+        until = whole if self.until is None else self.until.is_before[start:stop]
+        return until if self.since is None else until & ~self.since.is_before[start:stop]
 
 
 class Stream:
@@ -47,7 +58,7 @@ class Stream:
         self._epoch = -1
         self._shards = self._ends = np.empty(0, np.int64)
         self._shuffled: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._cuts: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
+        self._cuts = Cuts(number=number, seed=seed)
 
     def take(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and epochs of places start to start + count of the stream, both (count,) int64."""
@@ -73,28 +84,26 @@ class Stream:
         self._lay_out(start // self.samples)
         if count <= max(_SMALL, self._size(self._block_at(start % self.samples)) // _MANY):
             rows, epochs = self.take(start, count)
-            by_row = np.argsort(rows, kind="stable")[first:stop]
-            return rows[by_row], epochs[by_row]
+            return _by_row(rows, epochs, first, stop)
         runs = list(self._runs(start, count))
-        entries, before = self._around(runs, first, stop)
-        rows, epochs = self._listed(runs, entries)
-        by_row = np.argsort(rows, kind="stable")[first - before : stop - before]
-        return rows[by_row], epochs[by_row]
+        return self._listed(runs, *self._around(runs, first, stop), first, stop)
 
     def _around(self, runs: list[_Run], first: int, stop: int) -> tuple[np.ndarray, int]:
         """Return which shards of some runs have the places `first` to `stop` of their samples by ascending
         row: numbers of these shards over all runs, and how many samples come before them.
 
-        Shards are added up in bins of neighbours, and those of few bins sorted: 10,000 take a step 0.1 ms,
-        where sorting them all takes 0.3.
+        Where they are many, they are added up in bins of neighbours, and those of few bins sorted: 10,000
+        take a step 0.1 ms, where sorting them all takes 0.3.
         """
         shards = np.concatenate([run.shards for run in runs])
         counts = np.concatenate([run.counts for run in runs])
-        bins = shards >> max(0, len(self._bucket.counts).bit_length() - _BINS)
-        ends = np.bincount(bins, counts).astype(np.int64).cumsum()
-        low, high = np.searchsorted(ends, [first, stop - 1], side="right")
-        before = int(ends[low - 1]) if low else 0
-        entries = np.flatnonzero((bins >= low) & (bins <= high))
+        entries, before = np.arange(len(shards)), 0
+        if len(shards) > _FEW_SHARDS:
+            bins = shards >> max(0, len(self._bucket.counts).bit_length() - _BINS)
+            ends = np.bincount(bins, counts).astype(np.int64).cumsum()
+            low, high = np.searchsorted(ends, [first, stop - 1], side="right")
+            before = int(ends[low - 1]) if low else 0
+            entries = np.flatnonzero((bins >= low) & (bins <= high))
         entries = entries[np.argsort(shards[entries], kind="stable")]
         shards, ends = shards[entries], before + counts[entries].cumsum()
         low, high = np.searchsorted(ends, [first, stop - 1], side="right")
@@ -117,48 +126,54 @@ class Stream:
             whole = last + 1 if stop == self._ends[last] else last
             if block < whole:
                 shards = self._shards[block * self._block : whole * self._block]
-                yield _Run(epoch, shards, self._bucket.counts[shards], None)
+                yield _Run(epoch, shards, self._bucket.counts[shards])
             if whole == last and block <= last:
                 yield self._cut_run(epoch, last, self._first(last), stop)
 
     def _cut_run(self, epoch: int, block: int, place: int, stop: int) -> _Run:
         """Return what lies from `place` to `stop` of the epoch, which is in one block."""
-        first = self._first(block)
-        cut = self._among_first(epoch, block, stop - first)
-        if place > first:
-            cut = cut & ~self._among_first(epoch, block, place - first)
+        first, size = self._first(block), self._size(block)
         shards = self._shards[block * self._block : (block + 1) * self._block]
-        ends = self._bucket.counts[shards].cumsum()[:-1]
-        counts = np.array([np.count_nonzero(of_shard) for of_shard in np.split(cut, ends)])
-        return _Run(epoch, shards, counts, cut)
+        sizes, since, until = self._bucket.counts[shards], None, None
+        counts = sizes
+        if stop - first < size:
+            until = self._cuts.at(epoch, block, sizes, stop - first)
+            counts = until.counts
+        if place > first:
+            since = self._cuts.at(epoch, block, sizes, place - first)
+            counts = counts - since.counts
+        return _Run(epoch, shards, counts, since, until)
 
-    def _among_first(self, epoch: int, block: int, count: int) -> np.ndarray:
-        """Return which samples are among the first `count` of a permuted block: (samples of it,) bool."""
-        size = self._size(block)
-        if count in (0, size):
-            return np.full(size, count > 0)
-        key = (epoch, block, count)  # where a group ends the next one begins
-        if key not in self._cuts:
-            keys = sort_keys(self._seed, "samples", (self._number, epoch, block), size)
-            self._cuts[key] = among_smallest(keys, count)
-            if len(self._cuts) > _KEPT_BLOCKS:
-                self._cuts.popitem(last=False)
-        return self._cuts[key]
+    def _listed(
+        self, runs: list[_Run], entries: np.ndarray, before: int, first: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and epochs at `first` to `stop` of a group, which lie in some of its shards.
 
-    def _listed(self, runs: list[_Run], entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and epochs of shards of some runs; entries: numbers of the shards over all runs."""
-        starts = np.cumsum([0, *(len(run.shards) for run in runs)])
-        rows, epochs = [], []
+        entries, before: as `_around` gives them, so shards ascend, and where the group is of one epoch each
+        is there once.
+        """
+        starts = list(accumulate((len(run.shards) for run in runs), initial=0))
+        is_of_one = runs[0].epoch == runs[-1].epoch
+        rows, epochs, place = [], [], before
         for entry in entries.tolist():
-            number = int(np.searchsorted(starts, entry, side="right")) - 1
-            run, place = runs[number], entry - int(starts[number])
-            found = self._bucket.rows(run.shards[place])
-            if run.cut is not None:
-                before = int(self._bucket.counts[run.shards[:place]].sum())
-                found = found[run.cut[before : before + len(found)]]
+            number = bisect_right(starts, entry) - 1
+            found = self._in_group(runs[number], entry - starts[number])
+            if is_of_one:
+                found, place = found[max(0, first - place) : stop - place], place + len(found)
             rows.append(found)
-            epochs.append(np.full(len(found), run.epoch))
-        return np.concatenate(rows), np.concatenate(epochs)
+            epochs.append(np.full(len(found), runs[number].epoch))
+        if is_of_one:
+            return np.concatenate(rows), np.concatenate(epochs)
+        by_row = np.argsort(np.concatenate(rows), kind="stable")[first - before : stop - before]
+        return np.concatenate(rows)[by_row], np.concatenate(epochs)[by_row]
+
+    def _in_group(self, run: _Run, place: int) -> np.ndarray:
+        """Return the rows of a run's shard that the group has, (counts[place],) int64, ascending."""
+        rows = self._bucket.rows(run.shards[place])
+        if not (run.since or run.until):
+            return rows
+        start = int(self._bucket.counts[run.shards[:place]].sum())
+        return rows[np.flatnonzero(run.is_in(start, start + len(rows)))]  # a mask takes seven times as long
 
     def _lay_out(self, epoch: int) -> None:
         """Permute the shards for `epoch` and note where each block of shards ends in it."""
@@ -194,22 +209,12 @@ class Stream:
         return self._shuffled[key]
 
 
-def among_smallest(keys: np.ndarray, n: int) -> np.ndarray:
-    """Return which of keys (m,) uint64, thought to be uniform, are the n smallest: (m,) bool; of equal ones
-    the first.
+def _by_row(rows: np.ndarray, epochs: np.ndarray, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places `first` to `stop` of rows and their epochs by ascending row, of equal ones as given.
 
-    The n-th smallest then lies within six standard deviations of n / m of the range, and few keys do, which
-    alone are sorted: 0.08 ms for 80,000, a quarter of what it takes to draw them. Sorting all takes 4 ms.
+    epochs: ascending; rows of one epoch are all different.
     """
-    share, size = n / len(keys), len(keys)
-    spread = 6 * math.sqrt(share * (1 - share) / size) + 1 / size
-    low, high = (
-        np.uint64(min(max(int(edge * 2**64), 0), 2**64 - 1)) for edge in (share - spread, share + spread)
-    )
-    chosen = keys < low
-    near = np.flatnonzero((keys <= high) ^ chosen)
-    before = int(np.count_nonzero(chosen))
-    if not before <= n <= before + len(near):
-        chosen[:], near, before = False, np.arange(size), 0
-    chosen[near[np.argsort(keys[near], kind="stable")[: n - before]]] = True
-    return chosen
+    if epochs[0] == epochs[-1]:
+        return np.sort(rows)[first:stop], epochs[first:stop]
+    by_row = np.argsort(rows, kind="stable")[first:stop]
+    return rows[by_row], epochs[by_row]

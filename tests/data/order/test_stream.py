@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.order import stream
+from data.order import cuts, stream
 from data.order.bucket_rows import BucketRows
+from data.order.cuts import among_smallest
 from data.order.order import Order
-from data.order.stream import among_smallest
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,8 @@ def test_a_rank_of_4096_looks_at_its_own_shards_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         BucketRows, "rows", lambda self, shard: looked_at.append(shard) or np.arange(10_000) + 10_000 * shard
     )
-    keys = stream.sort_keys
-    monkeypatch.setattr(stream, "sort_keys", lambda *given: keyed.append(given[-1]) or keys(*given))
+    keys = cuts.sort_keys
+    monkeypatch.setattr(cuts, "sort_keys", lambda *given: keyed.append(given[-1]) or keys(*given))
     monkeypatch.setattr(stream, "_SMALL", 4096)
     rows = BucketRows(np.empty(0), np.arange(0, 10_000_001, 10_000), 0, np.full(1000, 10_000))
     order = Order([rows], [4096 * 256], [1.0], seed=0, block=8)
@@ -91,6 +91,7 @@ def test_the_smallest_of_many_are_those_that_a_permutation_puts_first() -> None:
 @pytest.mark.parametrize("bits", [1, 2, 20])
 def test_parts_do_not_depend_on_how_shards_are_counted(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_BINS", bits)
+    monkeypatch.setattr(stream, "_FEW_SHARDS", 0)
     order = order_of([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], 60)  # 44 samples: shards of two epochs in a group
     for step in range(4):
         parts = [order.part(step, number, 12)[0].rows for number in range(12)]
@@ -106,17 +107,23 @@ def test_few_cuts_are_kept() -> None:
     one = order_of([40] * 3, 7)._streams[0]
     for start in range(0, 700, 7):
         one.part(start, 7, 0, 7)
-    assert len(one._cuts) == len(one._shuffled) + 4 == 4
+    assert len(one._cuts._kept) == len(one._shuffled) + 4 == 4
 
 
 def test_of_equal_keys_the_first_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        stream, "sort_keys", lambda seed, purpose, numbers, n: np.arange(n, dtype=np.uint64) // 3
+        cuts, "sort_keys", lambda seed, purpose, numbers, n: np.arange(n, dtype=np.uint64) // 3
     )
-    one = order_of([12], 12)._streams[0]
-    one._lay_out(0)
-    assert one._among_first(0, 0, 5).tolist() == [True] * 5 + [False] * 7
-    single = order_of([1], 1)._streams[0]
-    single._lay_out(0)
-    assert single._among_first(0, 0, 1).tolist() == [True]
-    assert single._among_first(0, 0, 0).tolist() == [False]
+    cut = cuts.Cuts(number=0, seed=3).at(0, 0, np.array([4, 8]), 5)
+    assert cut.is_before.tolist() == [True] * 5 + [False] * 7
+    assert cut.counts.tolist() == [4, 1]
+
+
+def test_keys_of_a_block_are_drawn_once_for_the_groups_that_cut_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    keys = cuts.sort_keys
+    monkeypatch.setattr(cuts, "sort_keys", lambda *given: drawn.append(given[-1]) or keys(*given))
+    order = order_of([50] * 4, 10)  # ten groups of a block of two shards
+    for step in range(20):
+        order.part(step, 0, 2)
+    assert drawn == [100, 100]

@@ -10,7 +10,6 @@ A skip costs some 30 ms, whatever its length, where drawing takes 3 ns a number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -25,21 +24,6 @@ _LEFT, _NEXT, _STATE = slice(8, 12), slice(16, 24), slice(24, 24 + 8 * WORDS)
 _SHORT = 100 * WORDS  # words that are drawn in less time than a skip takes
 
 Words = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
-
-
-@dataclass
-class Place:
-    """A place of the global generator: `words` 32-bit words after a state."""
-
-    state: Tensor
-    words: int = 0
-
-    def later(self, words: int) -> Place:
-        return Place(self.state, self.words + words)
-
-    def arrive(self) -> None:
-        """Set the global generator to it."""
-        torch.set_rng_state(skipped(self.state, self.words))
 
 
 def skipped(state: Tensor, count: int) -> Tensor:

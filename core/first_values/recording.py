@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from core.first_values.mersenne_twister import Place
+from core.first_values.place import Place
 from core.first_values.replaying import Done, Tape, address
 
 aten = torch.ops.aten
@@ -87,11 +87,15 @@ class _Operation:
 
     def run(self, values: Tensor, first: int = 0) -> Tensor:
         """Do it to `values`, which begin with number `first` of the parameter."""
-        if self.place is not None:
-            self.place.later(first).arrive()
+        place = self.place.later(first) if self.place is not None else None
+        if place is not None:
+            place.arrive()
         if self.function in _MADE:
             return self.function(*self.arguments, **{**self.options, "device": "cpu"})
-        return self.function(values, *self.arguments, **self.options)
+        values = self.function(values, *self.arguments, **self.options)
+        if place is not None and _draws_words(self.function, values):
+            place.later(values.numel()).arrived()
+        return values
 
 
 class _Drawn:
@@ -147,7 +151,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.place, self.is_lost, self._tape = Place(torch.get_rng_state()), False, Tape()
+        self.place, self.is_lost, self._tape = Place.now(), False, Tape()
         self._done: dict[int, list[_Operation] | None] = {}  # None: in a way that is not known
 
     def first(self, parameter: Tensor) -> First | None:
@@ -192,7 +196,7 @@ class _Recorder(TorchDispatchMode):
         if _draws(func) and (func not in _MADE or is_here):
             self.place.arrive()  # so that what an operation that is not known draws is what it should be
             out = func(*args, **kwargs)
-            self.place = Place(torch.get_rng_state())
+            self.place = Place.now()
             self.is_lost |= any(leaf.is_meta for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
         else:
             out = func(*args, **kwargs)
@@ -208,14 +212,14 @@ class _Recorder(TorchDispatchMode):
         if not _draws(function):
             return None
         before = self.place
-        if function is aten.uniform_.default and tensor.dtype == torch.float32:
+        if _draws_words(function, tensor):
             self.place = before.later(tensor.numel())
         else:
             before.arrive()
-            self.place = before = Place(torch.get_rng_state())
+            self.place = before = Place.now()
             drawn = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             drawn.normal_() if function in (aten.normal_.default, aten.randn.default) else drawn.uniform_()
-            self.place = Place(torch.get_rng_state())
+            self.place = Place.now()
         return before
 
     def _note(self, tensor: Tensor, operation: _Operation) -> None:
@@ -229,6 +233,11 @@ class _Recorder(TorchDispatchMode):
 
 def _draws(function: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in function.tags
+
+
+def _draws_words(function: Any, tensor: Tensor) -> bool:
+    """Return whether an operation draws one word of the generator a number."""
+    return function is aten.uniform_.default and tensor.dtype == torch.float32
 
 
 def _is_whole(tensor: Tensor) -> bool:

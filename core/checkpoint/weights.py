@@ -151,6 +151,19 @@ def find(path: Path) -> Path:
     raise UserError("checkpoint", path, expected)
 
 
+def require_held(chosen: Path, which: str) -> None:
+    """Raise UserError, naming those that are there, for weights that a checkpoint or an export does not hold.
+
+    which: as `load_weights` takes it; "ema" is the one set of an export, whichever that is.
+    """
+    if not exported.is_export(chosen):
+        CheckpointReader(chosen).kind_of(which)
+        return
+    record = exported.read_record(chosen)
+    if which not in ("ema", record["weights"], record["average"]):
+        raise UserError("weights", which, f"ema, for the {record['weights']} that {chosen} holds")
+
+
 def choose(source: Path, checkpoint: str) -> Path:
     """Return the checkpoint of that name in the run `source` ('' is the newest), or `source`, an export."""
     if exported.is_export(source):

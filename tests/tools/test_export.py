@@ -24,6 +24,7 @@ from models.denoisers.dit import DiT, DiTConfig
 from tests.integration.tiny_run import command, finish, make_autoencoder, make_latents
 from tools.export.job import Config, plan
 from tools.runs.loaded_run import open_run
+from tools.runs.samples import Samples
 
 pytestmark = pytest.mark.multiprocess  # the run is trained by a process of its own
 FIELDS = ("trainer.steps=6", "trainer.save_every=3", "ema.power_widths=[0.05,0.1]", "ema.snapshot_every=2")
@@ -172,8 +173,28 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
         plan(Config(source=str(tmp_path), output=str(tmp_path / "out")))
     with pytest.raises(UserError, match=r"weights=raw: expected ema with ema_sigma"):
         Config(source="x", output="y", weights="raw", ema_sigma=0.08)
-    assert cli.main(["export", str(run), f"output={tmp_path / 'out'}", "weights=0.5"]) == 2
+    words = ["export", str(run), f"output={tmp_path / 'out'}", "weights=0.5"]
+    assert [cli.main(words), cli.main([*words, "--dry-run"])] == [2, 2]
     assert plan(Config(source=str(run), output="y", ema_sigma=0.08))[0].startswith("write the average")
+
+
+def test_an_average_is_sampled_by_its_name(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(name: str, *words: str) -> int:
+        fields = ["count=1", "device=cpu", "sampler.steps=1", *words]
+        return cli.main(["sample", f"source={run}", f"output={tmp_path / name}", *fields])
+
+    assert [draw("usual"), draw("named", "weights=sigma-0.05")] == [0, 0]
+    usual, named = (Samples.read(tmp_path / name).record for name in ("usual", "named"))
+    assert (usual["weights"], named["weights"]) == ("ema", "sigma-0.05")
+    assert usual["weights_sha256"] != named["weights_sha256"]
+    capsys.readouterr()
+    for words in (("weights=0.5",), ("weights=0.5", "--dry-run")):
+        assert draw("refused", *words) == 2
+        said = capsys.readouterr().err
+        assert "weights=0.5: expected one of raw, ema, 0.9999, sigma-0.05, sigma-0.1, which step-" in said
+    assert not (tmp_path / "refused").exists()
 
 
 def test_large_weights_are_cut_into_files_that_open_as_before(run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from core.checkpoint import exported
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.sharded_file import LARGEST, load_sharded, write_sharded
 from core.checkpoint.tensor_file import entries_of
-from core.checkpoint.weights import choose, load_weights
+from core.checkpoint.weights import choose, load_weights, require_held
 from core.diffusion.paths.config import PathRecord
 from core.errors import UserError
 from core.files import atomic_folder, write_json, write_text
@@ -97,6 +97,7 @@ def write(
     """
     network, space = recorded_network(source), read_space(source)
     chosen = choose(source, checkpoint)
+    require_held(chosen, weights)
     vae = store.locate(source)
     vae_config = json_files.read(vae / CONFIG, dict[str, Any])
     with _naming_misfits():

@@ -41,7 +41,8 @@ class Unsaid(NamedTuple):
 
 
 NO_CARD = CardConfig()
-SETS = {"ema": ("ema", "state_dict", "model"), "raw": ("model", "state_dict", "ema")}
+SETS = {"ema": ("ema", "state_dict"), "raw": ("model", "state_dict")}
+UNASKED = {"ema": {"model": "weights=raw"}, "raw": {"ema": "weights=ema"}}
 
 
 def read_weights(
@@ -57,7 +58,7 @@ def read_weights(
     if source.suffix == ".safetensors":
         tensors = load_tensors(source)
     else:
-        tensors = torch_file.read_tensors(source, "source", SETS[weights])
+        tensors = torch_file.read_tensors(source, "source", SETS[weights], UNASKED[weights])
     found = layout.read(tensors, unsaid.heads)
     write_export(found, layout.objective, source.name, output, weights, unsaid, card_config=card_config)
 

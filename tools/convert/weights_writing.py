@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.checkpoint import torch_file
-from core.checkpoint.weights import choose, load_weights
+from core.checkpoint.weights import choose, load_weights, require_held
 from core.errors import UserError
 from core.progress import say
 from models.denoisers.dit import DiTConfig
@@ -26,6 +26,7 @@ def write_weights(source: Path, output: Path, layout_name: str, weights: str, ch
             expected = f"a run with objective.{field}={layout.objective[field]} in layout {layout.name}"
             raise UserError("source", f"{source} with {space[field]}", expected)
     chosen = choose(source, checkpoint)
+    require_held(chosen, weights)
     state = load_weights(chosen, weights)
     tensors = layout.write(state, network, tuple(space["shapes"][0]))
     torch_file.write_tensors(output, tensors)

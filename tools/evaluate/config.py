@@ -17,7 +17,9 @@ class DensityConfig:
     """Of measure=likelihood and bound."""
 
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
-    weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
+    weights: str = setting(
+        "ema", "ema: the main average; raw: those of the step itself; or an average's name"
+    )
     count: int = setting(0, "samples at random; 0 is all", low=0)
     batch: int = setting(16, "samples at once", low=1, role="work")
     posterior: Literal["draw", "mean"] = setting(

@@ -33,8 +33,12 @@ __all__ = ["Config", "plan", "run"]
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would do."""
+    from core.checkpoint.weights import require_held
+
     source, output = Path(config.source), Path(config.output)
     checkpoint = _chosen(source, config.checkpoint, output, overwrite=config.overwrite)
+    if not config.ema_sigma:
+        require_held(checkpoint, config.weights)
     what = (
         f"the average of relative length {config.ema_sigma}"
         if config.ema_sigma

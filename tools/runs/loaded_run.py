@@ -10,13 +10,13 @@ from typing import Any, Self
 import torch
 
 from core.checkpoint import exported, format
-from core.checkpoint.weights import choose, load_weights
+from core.checkpoint.weights import choose, load_weights, require_held
 from core.config.loading import from_dict
 from core.config.yaml_files import read_section
 from core.diffusion.paths.config import PathRecord
 from core.diffusion.predictions import Prediction
 from core.distributed.sequence import SequenceGroup
-from core.errors import UserError, WorkError, below
+from core.errors import WorkError, below
 from core.files import sha256_file
 from core.run.folder import AUTOENCODER, CONFIG, EXPORT
 from data.latent.normalising import Moment, Normaliser
@@ -140,8 +140,9 @@ def open_run(
 ) -> LoadedRun:
     """Load a run folder or an export; UserError if it is none, WorkError if it is damaged.
 
-    checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: "ema" or "raw"; an
-    export has one set, and "ema" is whichever that is.  dtype: of the network; the autoencoder is in float32.
+    checkpoint: the name of one of the run's checkpoints, '' for the newest.  weights: as `load_weights` takes
+    them; an export has one set, and "ema" is whichever that is.  dtype: of the network; the autoencoder is in
+    float32.
     sequence: the ranks that compute the network together, if not this one alone.
     """
     space = LatentSpace.read(folder)
@@ -153,9 +154,8 @@ def open_run(
     chosen = choose(folder, checkpoint)
     name = chosen.name
     if exported.is_export(chosen):
+        require_held(chosen, weights)
         record = exported.read_record(chosen)
-        if weights == "raw" != record["weights"]:
-            raise UserError("weights", weights, f"ema, for the {record['weights']} that {folder} holds")
         name, weights = record["checkpoint"], record["weights"]
     manifest = manifest_hash(chosen)  # first: weights replaced after this do not fit it any more
     state = load_weights(chosen, weights)

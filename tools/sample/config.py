@@ -17,7 +17,7 @@ from tools.sample.again import settings_of
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS, FileKind
 from tools.sample.files.naming import require_template
 from tools.sample.given.config import TaskConfig
-from tools.sample.requests.presets import PresetName
+from tools.sample.requests.presets import PRESETS, PresetName
 
 NEGATIVE = ("negative_class", "negative_prompt")
 
@@ -72,7 +72,9 @@ class WeakConfig:
 
     source: str = setting("", "folder of a training run, or of `export`", shown="path", role="place")
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest when the job begins")
-    weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
+    weights: str = setting(
+        "ema", "ema: the main average; raw: those of the step itself; or an average's name"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,9 @@ class Config:
         role="work",
     )
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest when the job begins")
-    weights: Literal["ema", "raw"] = setting("ema", "averaged weights, or those of the last step")
+    weights: str = setting(
+        "ema", "ema: the main average; raw: those of the step itself; or an average's name"
+    )
     count: int = setting(100, "samples in all; classes take turns", low=1)
     classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")
     prompts: tuple[str, ...] = setting((), "texts to generate from; samples take turns; [] is no text")
@@ -174,9 +178,15 @@ class Config:
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of the job whose sample is made `again`, or the speed a job began with."""
+        """Return the settings of the job whose sample is made `again`, or what follows from the preset and
+        from the job that is continued.
+        """
         if not (again := given.get("again")):
-            return begun_with(given, cls.job, "fps")  # which was 12 before it was that of the clips
+            preset = PRESETS.get(str(given.get("preset", "")))
+            implied: dict[str, Any] = {"precision": preset.precision} if preset is not None else {}
+            for name in ("fps", "precision"):  # whose usual values were others in earlier versions
+                implied |= begun_with(given, cls.job, name)
+            return implied
         if given.get("requests"):
             raise UserError("requests", given["requests"], "'' with again, which names its row")
         return settings_of(str(again))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def plan(config: Config) -> list[str]:
     """Say what `run` would generate."""
-    from core.checkpoint.weights import choose
+    from core.checkpoint.weights import choose, require_held
     from core.diffusion.amplification import amplifications
     from core.diffusion.paths.kinds import make_path
     from core.diffusion.sampling import time_grid
@@ -46,6 +46,7 @@ def plan(config: Config) -> list[str]:
     settings = replace(settings, **set_by_preset(settings))
     space = LatentSpace.read(source)
     checkpoint = choose(source, config.checkpoint)
+    require_held(checkpoint, config.weights)
     schedule = make_schedule(settings, read_asked(settings), space, source)
     look_at_classifier(config.classifier, space)
     lines, path = list[str](), make_path(space.path)

@@ -97,6 +97,22 @@ def test_a_converted_network_computes_what_the_published_code_does(
     assert torch.allclose(back[dit.POSITIONS], theirs[dit.POSITIONS], atol=1e-6)
 
 
+def test_another_set_of_weights_than_the_one_asked_for_is_not_taken(
+    reference: dict[str, np.ndarray], autoencoder: Path, tmp_path: Path
+) -> None:
+    file, theirs = tmp_path / "weights.pt", weights(LARGE, reference["eight_positions"])
+    for held, asked in (("model", "raw"), ("ema", "ema")):
+        torch.save({held: theirs, "opt": {"step": 3}}, file)
+        other = {"raw": "ema", "ema": "raw"}[asked]
+        with pytest.raises(UserError, match=rf"this one has {held}, for weights={asked}$"):
+            convert(file, autoencoder, tmp_path / "other", weights=other)
+        output = convert(file, autoencoder, tmp_path / held, weights=asked)
+        assert exported.read_record(output)["weights"] == asked
+        if asked == "ema":
+            with pytest.raises(UserError, match="weights=raw: expected ema, for the ema that"):
+                job.run(Config(source=str(output), output=str(tmp_path / "back.pt"), weights="raw"))
+
+
 def test_classes_are_named_by_a_file(
     reference: dict[str, np.ndarray], autoencoder: Path, tmp_path: Path
 ) -> None:

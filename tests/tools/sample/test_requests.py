@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.config.loading import load
 from core.diffusion.sampling import SamplerConfig
 from core.draws import Draws
 from core.errors import UserError
@@ -234,6 +235,14 @@ def test_the_arrays_of_adm_hold_labels_and_are_numpys(run: Path) -> None:
     with np.load(run.parent / "adm/samples.npz") as arrays:
         assert (arrays["arr_0"].shape, arrays["arr_0"].dtype) == ((5, 16, 16, 3), np.uint8)
         assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_the_arrays_of_adm_are_made_in_fp32_unless_asked_otherwise(tmp_path: Path) -> None:
+    def precision(*words: str) -> str:
+        return load(sample.Config, overrides=["source=run", f"output={tmp_path / 'out'}", *words]).precision
+
+    assert [precision(), precision("preset=adm")] == ["auto", "fp32"]
+    assert precision("preset=adm", "precision=bf16") == "bf16"
 
 
 def test_a_row_of_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:

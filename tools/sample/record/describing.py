@@ -44,7 +44,7 @@ class Making:
     source: str
     output: str
     checkpoint: str
-    weights: Literal["ema", "raw"]
+    weights: str
     weak: WeakConfig
     classifier: str
     text_encoder: str

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from data.raw.tables.rows import Row
+from models.precision import AskedPrecision
 from tools.sample.files.kinds import FileKind
 
 PresetName = Literal["", "vbench", "vbench2", "geneval", "adm"]
@@ -28,6 +29,7 @@ class Preset:
     kind: of files.  name: template of their names.  each: samples of a request.  read: makes requests' fields
     of the rows of its list.  needs_requests: whether it comes with a list.
     beside: path of a file with a row's own content, by number of the request; None without such.
+    precision: in which the network computes unless the job says otherwise.
     """
 
     kind: FileKind
@@ -36,6 +38,7 @@ class Preset:
     read: Callable[[Iterable[Row]], Iterator[Row]]
     needs_requests: bool = True
     beside: Callable[[int], str] | None = None
+    precision: AskedPrecision = "auto"
 
 
 def _vbench(rows: Iterable[Row]) -> Iterator[Row]:
@@ -92,7 +95,7 @@ PRESETS: Mapping[str, Preset] = {
     "geneval": Preset(
         "png", "{row:05d}/samples/{k:04d}", 4, _geneval, beside=lambda row: f"{row:05d}/metadata.jsonl"
     ),
-    "adm": Preset("npz", "", 1, _as_they_are, needs_requests=False),
+    "adm": Preset("npz", "", 1, _as_they_are, needs_requests=False, precision="fp32"),
 }
 
 

@@ -14,6 +14,7 @@ WORDS = {
     "alpha": ("alpha", "laid over white"),
     "depth": ("more than 8 bits a channel", "rounded once"),
     "pages": ("files of several pictures", "one is used, the others are not"),
+    "rules": ("kinds that earlier versions of the media rules read otherwise", "docs/media.md"),
     "ignored": ("metadata passed over", "the pictures are used"),
     "stream": ("files with several films or covers", "one is used, the others are not"),
     "orientation": ("turned or mirrored", "shown as they say"),

@@ -41,6 +41,8 @@ def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tupl
         if not clips:
             raise MediaError("cannot be cut: no scene has a keyframe to begin with")
         is_whole = len(clips) == 1 and clips[0].frames == video.frames
+        if video.has_palette and not is_whole:
+            raise MediaError("cannot be cut: its palette stands before its first frame alone")
         return None if is_whole else tuple(clips), unit_s
 
 

@@ -56,7 +56,7 @@ def decode_video(
         numbers = sorted(set(wanted))  # a rate above the file's takes frames twice
         missing = {number: place for place, number in enumerate(numbers)}
         clip = scaler = None
-        for source in _sources(video, numbers, seek, fields):
+        for source in _sources(video, numbers, seek and not video.reads_once, fields):
             for number, frame in source:
                 if (place := missing.pop(number, None)) is None:
                     continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -32,18 +32,22 @@ class Video:
     """An open file: knows how many frames it has before any is decoded, yields decoded ones numbered.
 
     by_table: believe the header about how many frames there are, where it lists them, instead of reading all
-    packets.
+    packets.  opened: opens the same file once more.
     """
 
-    def __init__(self, container: Any, data: bytes, limits: MediaLimits, by_table: bool = False) -> None:
-        self.container, self.limits, self._data = container, limits, data
+    def __init__(
+        self, opened: Callable[[], Any], data: bytes, limits: MediaLimits, by_table: bool = False
+    ) -> None:
+        self.container, self.limits, self._data, self._opened = opened(), limits, data, opened
+        container = self.container
         self.stream, self.choice = choose_stream(container, limits.frames)
         context = self.context = decoder_of(self.stream)
+        # What the demuxer tells once only, with the first packet that it reads: the colours of a palette.
+        self.has_palette = context.pix_fmt == "pal8"
+        self.reads_once = self.has_palette
         self._tags = Tags.of(self.stream)  # before frames are decoded, whose codec overwrites them
         context.thread_count = 1  # samples, not frames, are decoded at the same time
-        self._reordered = (
-            False  # whether frames are known to leave the decoder in another order than their times
-        )
+        self._reordered = False  # known to leave the decoder in another order than that of their times
         context.copy_opaque = True  # a frame tells which packet it is of
         limits.check_picture(context.width, context.height)
         self.suffix = suffix_of(data)
@@ -68,21 +72,22 @@ class Video:
     @cached_property
     def packets(self) -> list[Seen]:
         """All packets of the file, in order of decoding."""
+        seen = self._all_packets()
+        times = [packet.time for packet in seen if packet.time is not None]
+        begins = self.stream.start_time
+        if self.suffix == "mkv" and begins is not None and min(times, default=begins) > begins:
+            self.reads_once = True  # the first have times below 0, which are no places to seek to
+            seen = self._all_packets()
+        return seen
+
+    def _all_packets(self) -> list[Seen]:
         seen: list[Seen] = []
         skips = False
         for packet in self.packets_from(None):
             skips = skips or self._is_skipped(packet)
-            seen.append(
-                Seen(
-                    packet.pts,
-                    packet.dts,
-                    packet.is_keyframe,
-                    not packet.is_discard,
-                    packet.duration or 0,
-                    packet.size,
-                    packet.pos,
-                )
-            )
+            shown, duration = not packet.is_discard, packet.duration or 0
+            place = packet.size, packet.pos
+            seen.append(Seen(packet.pts, packet.dts, packet.is_keyframe, shown, duration, *place))
             if len(seen) > self.limits.frames:
                 raise MediaError(f"has more than {self.limits.frames} frames, the limit")
         if len(seen) < (expected := listed_packets(self.stream, self._data)):
@@ -191,12 +196,15 @@ class Video:
 
     def packets_from(self, time: int | None) -> Iterator[Any]:
         """Yield packets from where the demuxer lands for a time of decoding; None: from the first."""
-        if time is None:
+        if self.reads_once:
+            self.container = self._opened()
+        elif time is None:
             self.container.seek(0)
         else:
             self.container.seek(time, stream=self.stream)
         self.context.flush_buffers()  # those of the file's own decoders are flushed by seeking
-        return (packet for packet in self.container.demux(self.stream) if packet.size)
+        stream = self.container.streams[self.stream.index]
+        return (packet for packet in self.container.demux(stream) if packet.size)
 
     def pictures(self) -> Iterator[tuple[int, Any]]:
         """Yield (number, decoded frame) of all frames, in the order in which the decoder shows them."""
@@ -227,7 +235,12 @@ def opened_video(data: bytes, limits: MediaLimits, by_table: bool = False) -> It
     if suffix in IMAGE_FORMATS:
         raise MediaError("is an image, not a video")
     try:
-        with av.open(io.BytesIO(data), format=VIDEO_FORMATS[suffix], metadata_errors="replace") as container:
-            yield Video(container, data, limits, by_table)
+        with contextlib.ExitStack() as stack:
+
+            def opened() -> Any:
+                file, format = io.BytesIO(data), VIDEO_FORMATS[suffix]
+                return stack.enter_context(av.open(file, format=format, metadata_errors="replace"))
+
+            yield Video(opened, data, limits, by_table)
     except av.FFmpegError as error:
         raise MediaError(f"damaged video: {error.strerror}") from None

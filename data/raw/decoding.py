@@ -15,6 +15,7 @@ from data.media.film.interlacing import Fields
 from data.media.film.measuring import VARIABLE
 from data.media.formats import VIDEO_FORMATS, Media, MediaError, MediaLimits, media_member, suffix_of
 from data.media.images import decode_media, probe
+from data.media.media_rules import ANEW, difference, may_differ, version_needed
 from data.order.buckets import (
     Bucket,
     BucketConfig,
@@ -62,7 +63,7 @@ def decoding_identity(dataset: Dataset, clips: BucketConfig) -> dict[str, Any]:
     if "matrix" in found:
         identity["untagged"] = UNTAGGED_RULE
     if dataset.media_rules:
-        identity["media_rules"] = dataset.media_rules
+        identity["media_rules"] = version_needed(found.get(ANEW, {}))
     if clips.fps:
         identity["frames_at_fps"] = ON_SCREEN
     if clips.deinterlace != "off":
@@ -72,9 +73,13 @@ def decoding_identity(dataset: Dataset, clips: BucketConfig) -> dict[str, Any]:
 
 def _require_unchanged(dataset: Dataset, row: int, data: bytes, by_time: bool) -> None:
     """Raise UserError if the media rules would change how a sample of an older dataset is read."""
-    if what := changed(probe(data), by_time, is_film=suffix_of(data) in VIDEO_FORMATS):
+    media = probe(data, colour=dataset.colour)
+    what = difference(media.found, dataset.media_rules)
+    if not dataset.media_rules and (said := changed(media, by_time, suffix_of(data) in VIDEO_FORMATS)):
+        what = f"{said}, which was not read when the dataset was made"
+    if what:
         raise UserError(
-            f"{dataset.place}: sample {row}: {what}, which was not read when the dataset was made; "
+            f"{dataset.place}: sample {row}: {what}; "
             f"`longtake inspect {dataset.place} action=reindex` measures all samples anew, without packing"
         )
 
@@ -103,7 +108,7 @@ def sample_media(dataset: Dataset, row: int, *, by_time: bool = False) -> bytes:
 
     MediaError if they cannot be read, or there is not exactly one.
 
-    UserError if media rules would change how it is read, and the dataset was made before them.
+    UserError if media rules would change how it is read, and the dataset was made by earlier ones.
     by_time: frames are to be taken by their times.
     """
     try:
@@ -112,7 +117,7 @@ def sample_media(dataset: Dataset, row: int, *, by_time: bool = False) -> bytes:
         raise
     except WorkError as error:  # damage to the tar hides this sample; the others lie where the index says
         raise MediaError(str(error).removeprefix(f"{dataset.folder}/")) from None
-    if not dataset.media_rules:
+    if may_differ(data, dataset.media_rules):
         _require_unchanged(dataset, row, data, by_time)
     return data
 

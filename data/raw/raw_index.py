@@ -22,7 +22,7 @@ from data.dataset.schema import (
     VIDEO_BUCKET,
 )
 from data.media.colour import ColourMode
-from data.media.film.measuring import RULES
+from data.media.media_rules import RULES
 from data.order.buckets import is_image
 
 # Offset, size, label; width, height, frames, fps, rate and duration as fractions, fields.

@@ -17,19 +17,23 @@ from data.dataset.media_rows import OLD_MEDIA_DTYPE
 from data.dataset.schema import FOUND, MEDIA, MEDIA_RULES
 from data.media.film.interlacing import Fields
 from data.media.formats import DEFAULT_LIMITS
-from data.media.images import decode_video
+from data.media.images import decode_video, probe
+from data.media.media_rules import ANEW, RULES
 from data.order.buckets import Bucket, BucketConfig, assign
 from data.order.usage import usage_lines
-from data.raw.decoding import decoding_identity, read_pixels
+from data.raw.decoding import decoding_identity, read_pixels, sample_media
 from data.reindexing.reindex import reindex
 from launch import cli
+from tests.data.colours import profile
 from tests.data.films import interlaced, moving_bars, with_matrix
+from tests.data.rare_stills import bitmap, one_animated, tiff, twelve_bits
 from tests.data.samples import image_bytes, picture
 from tests.data.videos import encoded_video, noisy_clip
 from tools.shard.job import Config, run
 
 UNEVEN = [*range(0, 80, 8), *range(80, 240, 16)]
 BUCKET = Bucket(5, 32, 48)
+PICTURE = picture(48, 64)
 FILES = {
     "mirrored.mp4": with_matrix(encoded_video(noisy_clip(12)), (-1, 0, 0, 1)),
     "plain.mp4": encoded_video(noisy_clip(12)),
@@ -107,7 +111,7 @@ def test_interlaced_samples_are_made_whole_where_asked(packed: Path) -> None:
         expected = decode_video(FILES["woven.mp4"], frames=(8, 5, 1), size=(96, 128), fields=fields)
         assert np.array_equal(pixels, expected)
     plain = BucketConfig()
-    assert decoding_identity(dataset, plain) == {"media_rules": 1}
+    assert decoding_identity(dataset, plain) == {"media_rules": 1}  # nothing in it is read otherwise since
     assert decoding_identity(dataset, replace(plain, deinterlace="auto"))["deinterlace"] == "auto"
     assert "frames_at_fps" in decoding_identity(dataset, replace(plain, fps=8.0))
 
@@ -154,6 +158,48 @@ def test_a_dataset_from_before_the_rules(copy: Path, capsys: pytest.CaptureFixtu
     reindex(copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
     read_pixels(Dataset(copy), where["mirrored.mp4"], BUCKET, BucketConfig(), DEFAULT_LIMITS)
+
+
+def test_a_dataset_of_earlier_rules_is_refused_only_where_they_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    deep = PICTURE.astype("<u2") * 257
+    for name, data in {
+        "12.tif": tiff([twelve_bits(np.full((48, 64), 4095))], 12, 1),
+        "planes.tif": tiff([deep[..., channel].tobytes() for channel in range(3)], 16, 3, planes=True),
+        "p3.bmp": bitmap(PICTURE, b"DEBM", profile()),
+        "one.png": one_animated(PICTURE),
+        "plain.tif": image_bytes(PICTURE, "TIFF"),
+        "plain.bmp": image_bytes(PICTURE, "BMP"),
+        "plain.png": image_bytes(PICTURE),
+        "plain.mp4": FILES["plain.mp4"],
+    }.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    run(Config(source=str(tmp_path / "in"), output=str(tmp_path / "raw"), shuffle=False))
+    dataset = Dataset(tmp_path / "raw")
+    assert decoding_identity(dataset, BucketConfig())["media_rules"] == RULES == 2
+    assert "1 x a TIFF of 12 bits, since media rules 2" in capsys.readouterr().err
+    where, extra = rows(dataset), dict(dataset.manifest.extra)
+    extra[FOUND] = {name: counts for name, counts in extra[FOUND].items() if name != ANEW}
+    replace(dataset.manifest, extra=extra | {MEDIA_RULES: 1}, blocks={}).write(dataset.folder)
+    before = Dataset(dataset.folder)
+    assert decoding_identity(before, BucketConfig())["media_rules"] == 1  # a cache of then fits
+    for name, row in where.items():
+        if name.startswith("plain"):
+            sample_media(before, row)
+            continue
+        with pytest.raises(UserError, match=r"it is a .*, which media rules 2 read otherwise than rules 1"):
+            sample_media(before, row)
+    again = reindex(dataset.folder).manifest
+    assert again.fingerprint == before.manifest.fingerprint  # bytes are the same; what is made of them is not
+    assert decoding_identity(Dataset(dataset.folder), BucketConfig())["media_rules"] == 2
+
+
+def test_colours_that_are_kept_are_read_as_before() -> None:
+    data = bitmap(PICTURE, b"DEBM", profile())
+    assert probe(data).found[ANEW] == "a BMP with an ICC profile, since media rules 2"
+    assert ANEW not in probe(data, colour="keep").found
 
 
 def test_used_and_unused_seconds_and_mixed_rates_are_said(packed: Path) -> None:

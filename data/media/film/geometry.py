@@ -6,6 +6,7 @@ The display matrix maps (x, y) of a stored picture to (a x + c y, b x + d y) (IS
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Sequence
@@ -66,8 +67,26 @@ def turn_of(frame: Any) -> Turn:
 
     MediaError if it is none of the eight.
     """
+    _name_unknown_kinds()
     data = frame.side_data.get("DISPLAYMATRIX")
     return Turn() if data is None else turn_of_matrix(struct.unpack("=9i", bytes(data)))
+
+
+@functools.cache
+def _name_unknown_kinds() -> None:
+    """Let PyAV list side data of kinds that it has no name for, where else reading any of it is a ValueError.
+
+    PyAV 18 names 27; the FFmpeg it brings gives later ones to frames that carry EXIF, and to those of films
+    with several views.
+    """
+    from av.sidedata.sidedata import Type
+
+    def unknown(kinds: Any, number: int) -> Any:
+        kind = object.__new__(kinds)
+        kind._name_, kind._value_ = f"KIND_{number}", number
+        return kind
+
+    Type._missing_ = classmethod(unknown)  # type: ignore[method-assign, assignment]
 
 
 def turn_of_matrix(matrix: Sequence[int]) -> Turn:

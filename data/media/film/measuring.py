@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from core.progress import counted
@@ -10,11 +11,11 @@ from data.media.film.geometry import SQUARE, Crop, turn_of
 from data.media.film.interlacing import Fields, FieldWatch
 from data.media.film.looks import film_found
 from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits
+from data.media.media_rules import read_anew
 from data.media.scaling import displayed_size
 from data.media.video_file import Video, opened_video
 
 VARIABLE = "variable"  # as a frame rate
-RULES = 1  # version of what docs/media.md says; datasets made before it was written have 0
 
 
 def probe_video(
@@ -43,13 +44,18 @@ def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: Colou
     with opened_video(data, limits) as video:
         decoded, last, shown = 0, -1, set()
         colours: dict[str, str] = {}
+        aspects: dict[Fraction, None] = {}
         for number, frame in video.pictures():
             if frame.is_corrupt:
                 raise MediaError(f"damaged video: frame {number} of {video.frames}")
             if number <= last:
                 raise MediaError(f"frame {number} leaves the decoder after frame {last}: its times are wrong")
             last = number
-            colours = film_found(frame, colour) if not decoded else colours
+            colours |= film_found(frame, colour)  # each frame is converted by what it says itself
+            if aspect := video.context.sample_aspect_ratio:
+                aspects[aspect] = None
+            if len(aspects) > 1:
+                raise MediaError(f"its pixels change their shape: {', then '.join(map(_ratio, aspects))}")
             decoded += 1
             shown.add(_shown(video, frame))
             watch.look(frame)
@@ -59,6 +65,10 @@ def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: Colou
                 f"in {counted(len(shown), 'size')}"
             )
         return _media(video, shown.pop(), watch.fields, colours)
+
+
+def _ratio(aspect: Fraction) -> str:
+    return f"{aspect.numerator}:{aspect.denominator}"
 
 
 def _shown(video: Video, frame: Any) -> tuple[int, int, str]:
@@ -72,7 +82,7 @@ def _media(video: Video, shown: tuple[int, int, str], fields: Fields, colours: d
     found = {
         "stream": video.choice,
         "orientation": "" if turn == "as stored" else turn,
-        "pixel_aspect": "" if geometry.aspect == SQUARE else str(geometry.aspect).replace("/", ":"),
+        "pixel_aspect": "" if geometry.aspect == SQUARE else _ratio(geometry.aspect),
         "cropping": ""
         if geometry.crop == Crop()
         else "left {} top {} right {} bottom {}".format(*geometry.crop),
@@ -81,6 +91,7 @@ def _media(video: Video, shown: tuple[int, int, str], fields: Fields, colours: d
         "hidden": str(video.hidden) if video.hidden else "",
         "interlacing": fields.description,
         **colours,
+        **_read_anew(video),
     }
     return Media(
         width,
@@ -92,3 +103,10 @@ def _media(video: Video, shown: tuple[int, int, str], fields: Fields, colours: d
         int(fields),
         {name: value for name, value in found.items() if value},
     )
+
+
+def _read_anew(video: Video) -> dict[str, str]:
+    """Name the kind of film that a version of the media rules reads otherwise than the one before."""
+    if video.has_palette:
+        return read_anew("a film of a palette", 2)
+    return read_anew("a Matroska film with times below 0", 2) if video.reads_once else {}

@@ -8,6 +8,7 @@ from core.progress import counted
 from data.media.colour import ColourMode
 from data.media.film.measuring import VARIABLE
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
+from data.media.media_rules import read_anew
 from data.media.stills.animation import animation_frames
 from data.media.stills.rendering import deep_codes, read_still, require_convertible
 from data.media.stills.still import Still, opened_still
@@ -73,4 +74,18 @@ def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
             found["depth"] = "16 bits, of which no more than 12 are used: near black"
     if still.ignored:
         found["ignored"] = ", ".join(still.ignored)
-    return found
+    return found | _read_anew(still, mode)
+
+
+def _read_anew(still: Still, mode: ColourMode) -> dict[str, str]:
+    """Name the kind of picture that a version of the media rules reads otherwise than the one before."""
+    if still.suffix == "tif" and still.depth == 12:
+        return read_anew("a TIFF of 12 bits", 2)
+    if still.deep_planes and len(still.image.getbands()) > 1:
+        return read_anew("a TIFF of 16 bits in planes", 2)
+    converted = mode == "convert" and still.profile is not None and still.profile.transform is not None
+    if still.suffix == "bmp" and converted:
+        return read_anew("a BMP with an ICC profile", 2)
+    if still.suffix == "png" and still.image.info.get("default_image") and still.frames == 1:
+        return read_anew("a PNG of one animated picture beside another", 2)
+    return {}

@@ -26,6 +26,7 @@ from tests.data.colours import (
     pq,
 )
 from tests.data.ffmpeg import require_ffmpeg
+from tests.data.films import copied
 from tests.data.samples import clip
 from tests.data.videos import encoded_video
 
@@ -201,6 +202,47 @@ def test_our_own_films_are_read_as_they_were(tmp_path) -> None:
     data = (tmp_path / "a.mp4").read_bytes()
     assert np.array_equal(decode_video(data), decode_video(data, colour="keep"))
     assert not {"colour", "matrix", "alpha"} & probe(data).found.keys()
+
+
+@pytest.mark.parametrize("container", ["avi", "mov"])
+def test_films_of_a_palette(container: str) -> None:
+    """Demuxers tell the palette once, with the first packet that is read."""
+    codes = np.random.default_rng(0).integers(0, 256, (5, 48, 64)).astype(np.uint8)
+    palette = np.random.default_rng(1).integers(0, 256, (256, 4)).astype(np.uint8)
+    palette[:, 0] = 255  # alpha; then red, green, blue
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as film:
+        stream = film.add_stream("rawvideo" if container == "avi" else "smc", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for number, picture in enumerate(codes):
+            frame = av.VideoFrame.from_ndarray((picture, palette), format="pal8")
+            frame.pts = number
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    expected = palette[codes][..., 1:]
+    assert check(file.getvalue()).found["rules"] == "a film of a palette, since media rules 2"
+    assert np.array_equal(decode_video(file.getvalue()), expected)
+    assert np.array_equal(decode_video(file.getvalue(), frames=(3, 1, 1))[0], expected[3])
+    if container == "mov":  # of one keyframe
+        return
+    with pytest.raises(MediaError, match="cannot be cut: its palette stands before its first frame alone"):
+        clips_of(file.getvalue(), ClipConfig(length_s=0.25), DEFAULT_LIMITS)
+
+
+def test_colours_that_change_within_a_film_are_told_and_converted() -> None:
+    parts = {}
+    for primaries, transfer in (("bt709", "bt709"), ("bt2020", "smpte2084")):
+        parts[transfer] = encoded_video(
+            np.full((4, 32, 32, 3), 149, np.uint8),
+            "h264",
+            bf="0",
+            **{"x264-params": f"repeat-headers=1:colorprim={primaries}:transfer={transfer}"},
+        )
+    data = copied(b"".join(parts.values()), "matroska")
+    assert check(data).found["colour"] == "BT.2020, PQ"
+    shown = decode_video(data)[:, 16, 16]
+    assert abs(int(shown[0, 1]) - 149) <= 1
+    assert (shown[5] == 255).all()
 
 
 def test_dolby_vision_without_a_base_layer_is_named() -> None:

@@ -21,6 +21,7 @@ from tests.data.colours import (
     srgb_light,
     with_chunk,
 )
+from tests.data.rare_stills import bitmap, one_animated, tiff, twelve_bits
 from tests.data.samples import image_bytes
 
 Y, X = np.mgrid[:48, :64]
@@ -307,28 +308,9 @@ def test_16_bit_tiff(compression: str | None) -> None:
     assert np.array_equal(decode_image(data)[..., 0], np.round(codes / 257))
 
 
-def tiff(strips: list[bytes], bits: int, channels: int, *, planes: bool = False, form: int = 1) -> bytes:
-    """Return a TIFF of 64 x 48 uncompressed pixels, little-endian. form: of samples, 2 being signed."""
-    entries = {256: (64,), 257: (48,), 258: (bits,) * channels, 259: (1,), 262: (2 if channels == 3 else 1,)}
-    entries |= {277: (channels,), 278: (48,), 284: (1 + planes,), 339: (form,) * channels}
-    entries |= {273: (0,) * len(strips), 279: tuple(map(len, strips))}
-    table, more, end = b"", b"", 8 + 2 + 12 * len(entries) + 4
-    starts = [end + 64 + sum(map(len, strips[:k])) for k in range(len(strips))]
-    for tag, values in sorted((entries | {273: tuple(starts)}).items()):
-        packed = struct.pack(f"<{len(values)}I", *values)
-        place = packed if len(values) == 1 else struct.pack("<I", end + len(more))
-        table += struct.pack("<HHI", tag, 4, len(values)) + place
-        more += packed if len(values) > 1 else b""
-    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
-    return head + more.ljust(64, b"\0") + b"".join(strips)
-
-
 def test_a_tiff_of_12_bits_is_not_near_black() -> None:
     codes = X * 64
-    pairs = codes.reshape(-1, 2)
-    first, second = pairs[:, 0], pairs[:, 1]
-    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1).astype(np.uint8)
-    data = tiff([packed.tobytes()], 12, 1)
+    data = tiff([twelve_bits(codes)], 12, 1)
     assert np.array_equal(decode_image(data)[..., 0], np.round(codes / 4095 * 255))
     assert probe(data).found["depth"] == "12 bits"
 
@@ -345,19 +327,11 @@ def test_signed_tiff_is_refused(bits: int) -> None:
         check(tiff([bytes(48 * 64 * bits // 8)], bits, 1, form=2))
 
 
-def bitmap(kind: bytes, profile: bytes = b"") -> bytes:
-    """Return a BMP with BITMAPV5HEADER. kind: of its colours, as they stand in the file."""
-    pixels = PICTURE[::-1, :, ::-1].tobytes()
-    header = struct.pack("<IiiHHI", 124, 64, 48, 1, 24, 0).ljust(56, b"\0") + kind + bytes(48)
-    header += struct.pack("<IIII", 4, 124 + len(pixels), len(profile), 0)
-    return b"BM" + struct.pack("<III", 138 + len(pixels) + len(profile), 0, 138) + header + pixels + profile
-
-
 def test_the_profile_of_a_bmp() -> None:
     want = decode_image(image_bytes(PICTURE, icc_profile=profile()))
-    assert np.array_equal(decode_image(bitmap(b"DEBM", profile())), want)
-    assert np.array_equal(decode_image(bitmap(b"BGRs")), PICTURE)
-    assert probe(bitmap(b"KNIL")).found["ignored"] == "ICC profile that is not in the file"
+    assert np.array_equal(decode_image(bitmap(PICTURE, b"DEBM", profile())), want)
+    assert np.array_equal(decode_image(bitmap(PICTURE, b"BGRs")), PICTURE)
+    assert probe(bitmap(PICTURE, b"KNIL")).found["ignored"] == "ICC profile that is not in the file"
 
 
 def test_a_profile_of_which_a_part_is_missing_is_counted() -> None:
@@ -376,11 +350,9 @@ def test_further_pictures_in_a_jpeg_are_told() -> None:
 
 
 def test_a_png_of_one_animated_picture_shows_that_one() -> None:
-    file = io.BytesIO()
-    picture, shown = (Image.fromarray(pixels) for pixels in (np.zeros_like(PICTURE), PICTURE))
-    picture.save(file, "PNG", save_all=True, append_images=[shown], default_image=True, duration=[50])
-    assert check(file.getvalue()).frames == 1
-    assert np.array_equal(decode_image(file.getvalue()), PICTURE)
+    data = one_animated(PICTURE)
+    assert check(data).frames == 1
+    assert np.array_equal(decode_image(data), PICTURE)
 
 
 def test_metadata_is_no_damage() -> None:

@@ -7,8 +7,10 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.media.clips import ClipConfig
 from data.media.film.geometry import Crop, Geometry, Turn, turn_of_matrix
@@ -16,7 +18,7 @@ from data.media.formats import DEFAULT_LIMITS, MediaError
 from data.media.images import check, decode_video, probe
 from data.media.remux import clips_of, copy_clip
 from tests.data.ffmpeg import frames_of, require_ffmpeg
-from tests.data.films import Matrix, with_clean_aperture, with_matrix, with_matroska_crop
+from tests.data.films import Matrix, copied, with_clean_aperture, with_matrix, with_matroska_crop
 from tests.data.videos import encoded_video, noisy_clip
 
 MATRICES: dict[str, Matrix] = {
@@ -98,6 +100,35 @@ def test_a_circle_stays_a_circle(format: str, aspect: Fraction) -> None:
         shown = decode_video(data, size=size)[0, ..., 1] > 128
         across, down = shown.any(0).sum(), shown.any(1).sum()
         assert abs(int(across) - int(down)) <= 2
+
+
+def test_pixels_that_change_their_shape_are_named() -> None:
+    parts = [
+        encoded_video(noisy_clip(6), "h264", aspect=Fraction(aspect), **{"x264-params": "repeat-headers=1"})
+        for aspect in (1, 2)
+    ]
+    with pytest.raises(MediaError, match="its pixels change their shape: 1:1, then 2:1"):
+        check(copied(b"".join(parts), "matroska"))
+
+
+def test_side_data_that_pyav_has_no_name_for_is_passed_over() -> None:
+    """FFmpeg gives frames of PNG that carry EXIF such data, and those of films of several views."""
+    exif = Image.Exif()
+    exif[0x0131] = "a program"
+    picture = Image.fromarray(noisy_clip(1)[0])
+    out = io.BytesIO()
+    with av.open(out, "w", format="mov") as film:
+        stream = film.add_stream("png", rate=8)
+        stream.width, stream.height, stream.pix_fmt = *picture.size, "rgb24"
+        for number in range(3):
+            file = io.BytesIO()
+            picture.save(file, "PNG", exif=exif)
+            packet = av.Packet(file.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 8), stream, True
+            film.mux(packet)
+    assert check(out.getvalue()).frames == 3
+    assert np.array_equal(decode_video(out.getvalue())[0], np.asarray(picture))
 
 
 def test_anamorphic_pixels_are_those_of_ffmpegs_scale(tmp_path: Path) -> None:

@@ -90,6 +90,27 @@ def test_duplicate_missing_and_negative_times() -> None:
         negative.on_screen(Fraction(1, 5))
 
 
+def test_times_below_0_that_no_seeking_finds() -> None:
+    """Clusters of Matroska have no such times: its reader gives these packets none."""
+    pixels = noisy_clip(24)
+    data = encoded_video(pixels, "matroska", g="8", bf="0")
+    out = io.BytesIO()
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(io.BytesIO(data)) as source, av.open(out, "w", format="matroska", options=options) as film:
+        copy = film.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - 1500, packet.dts - 1500, copy
+                film.mux(packet)
+    media = check(out.getvalue())
+    assert (media.frames, media.found["rules"]) == (
+        24,
+        "a Matroska film with times below 0, since media rules 2",
+    )
+    assert np.array_equal(decode_video(out.getvalue()), decode_video(data))
+    assert np.array_equal(decode_video(out.getvalue(), frames=(9, 2, 1)), decode_video(data)[9:11])
+
+
 def decoded_order(data: bytes) -> np.ndarray:
     with av.open(io.BytesIO(data)) as container:
         return np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)])

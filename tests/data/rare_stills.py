@@ -1,0 +1,48 @@
+"""Pictures that no encoder at hand writes, or not with these fields: TIFF, BMP, animated PNG."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+
+
+def tiff(strips: list[bytes], bits: int, channels: int, *, planes: bool = False, form: int = 1) -> bytes:
+    """Return a TIFF of 64 x 48 uncompressed pixels, little-endian. form: of samples, 2 being signed."""
+    entries = {256: (64,), 257: (48,), 258: (bits,) * channels, 259: (1,), 262: (2 if channels == 3 else 1,)}
+    entries |= {277: (channels,), 278: (48,), 284: (1 + planes,), 339: (form,) * channels}
+    entries |= {273: (0,) * len(strips), 279: tuple(map(len, strips))}
+    table, more, end = b"", b"", 8 + 2 + 12 * len(entries) + 4
+    starts = [end + 64 + sum(map(len, strips[:k])) for k in range(len(strips))]
+    for tag, values in sorted((entries | {273: tuple(starts)}).items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        place = packed if len(values) == 1 else struct.pack("<I", end + len(more))
+        table += struct.pack("<HHI", tag, 4, len(values)) + place
+        more += packed if len(values) > 1 else b""
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
+    return head + more.ljust(64, b"\0") + b"".join(strips)
+
+
+def twelve_bits(codes: np.ndarray) -> bytes:
+    """Pack codes below 4096, an even number a row, as TIFF of 12 bits has them: three bytes of two."""
+    first, second = codes.reshape(-1, 2).T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1)
+    return packed.astype(np.uint8).tobytes()
+
+
+def bitmap(picture: np.ndarray, kind: bytes, profile: bytes = b"") -> bytes:
+    """Return a BMP with BITMAPV5HEADER of uint8 (48, 64, 3). kind: of its colours, as in the file."""
+    pixels = picture[::-1, :, ::-1].tobytes()
+    header = struct.pack("<IiiHHI", 124, 64, 48, 1, 24, 0).ljust(56, b"\0") + kind + bytes(48)
+    header += struct.pack("<IIII", 4, 124 + len(pixels), len(profile), 0)
+    return b"BM" + struct.pack("<III", 138 + len(pixels) + len(profile), 0, 138) + header + pixels + profile
+
+
+def one_animated(shown: np.ndarray) -> bytes:
+    """Return a PNG that is black, and shows one animated picture where animations are understood."""
+    file = io.BytesIO()
+    black, picture = Image.fromarray(np.zeros_like(shown)), Image.fromarray(shown)
+    black.save(file, "PNG", save_all=True, append_images=[picture], default_image=True, duration=[50])
+    return file.getvalue()

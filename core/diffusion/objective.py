@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.batch import Condition
 from core.diffusion import predictions, timesteps
-from core.diffusion.alignment.aligned import PROJECTOR, Alignment, Showing, not_aligned
+from core.diffusion.alignment.aligned import PROJECTOR, Alignment, not_aligned
 from core.diffusion.conditioning import drop_condition
 from core.diffusion.frames.training_levels import (
     draw_times,
@@ -23,6 +23,7 @@ from core.diffusion.objectives.denoising import denoising_loss
 from core.diffusion.objectives.mean_flow import mean_flow_loss, step_times
 from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.diffusion.objectives.own import LogVariance, Own, OwnParameters
+from core.diffusion.objectives.shown_tokens import Showing
 from core.diffusion.paths.config import PathRecord, path_record
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.predictions import Before, level_before
@@ -156,7 +157,7 @@ class Objective:
         """Compute the part of `loss` from the network on.
 
         step_index: by which the alignment is weighed. With features the model is also asked for a block's
-        tokens.
+        tokens: those of the last call, at the noised input, the only one of which the loss has a gradient.
         """
         aligned = self.alignment
         if aligned is None:

@@ -102,12 +102,16 @@ def device_peak(make: Pass, *, dtype: torch.dtype, device: torch.device) -> list
 
 
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
-    """Compute as the engine does, with parameters (buffers stay) of `dtype`, and keep no gradient."""
+    """Compute as the engine does, with parameters (buffers stay) of `dtype`, and keep no gradient.
+
+    Parameters that are tagged `in_fp32` stay too.
+    """
 
     def let_go(parameter: Tensor) -> None:
         parameter.grad = None
 
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if not getattr(parameter, "in_fp32", False):
+            parameter.data = parameter.data.to(dtype)
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(let_go)

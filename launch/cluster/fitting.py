@@ -27,7 +27,7 @@ def require_fit(job: str, config: Any, cluster: ClusterConfig) -> list[str]:
     from tools.plan.step_samples import workload
 
     plan = PlanConfig(device=named, ranks=cluster.world_size, ranks_per_node=cluster.tasks_per_node)
-    sections = plan, config.data, config.model, config.engine, config.objective.alignment
+    sections = plan, config.data, config.model, config.engine, config.objective
     work = workload(config.source, config.autoencoder, *sections)
     found = estimate(
         plan, Run(config.model, config.engine, config.ema, config.trainer, config.optimizer), work

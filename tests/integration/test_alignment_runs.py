@@ -53,29 +53,48 @@ def losses(run: Path, column: str = "loss") -> list[float]:
     return [float(str(row[column])) for row in rows(run)]
 
 
-def test_an_aligned_run_is_continued_to_the_bit_and_exports_the_network_alone(folder: Path) -> None:
-    fields = (*ALIGNED, "engine.zero_stage=2", "processes=2")
-    run(folder, "whole", *fields)
-    run(folder, "killed", *fields, fault="save.commit@rank=0,step=6:kill")
-    assert "continuing after step 3 " in run(folder, "killed", *fields)
-    whole, killed = folder / "whole", folder / "killed"
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "denoising",
+        pytest.param("mean_flow", marks=pytest.mark.full),
+        pytest.param("consistency", marks=pytest.mark.full),
+        pytest.param("distillation", marks=pytest.mark.full),
+    ],
+)
+def test_an_aligned_run_is_continued_to_the_bit_and_exports_the_network_alone(
+    folder: Path, kind: str
+) -> None:
+    fields = (*ALIGNED, f"objective.kind={kind}", "engine.zero_stage=2", "processes=2")
+    straight = ("objective.path=rectified_flow", "objective.prediction=flow")
+    if kind == "mean_flow":
+        fields += (*straight, "model.two_times=true", "model.attention=math")
+    elif kind != "denoising":
+        fields += straight
+    if kind == "distillation":
+        run(folder, "teacher", *straight)
+        fields += (f"initial={folder / 'teacher'}",)
+    whole, killed = folder / f"{kind}-whole", folder / f"{kind}-killed"
+    run(folder, whole.name, *fields)
+    run(folder, killed.name, *fields, fault="save.commit@rank=0,step=6:kill")
+    assert "continuing after step 3 " in run(folder, killed.name, *fields)
     assert rows(killed) == rows(whole)
     assert state(killed) == state(whole)
     assert {"alignment", "squared_error", "objective_grad_norm"} <= rows(whole)[0].keys()
     aligned = losses(whole, "alignment")
     assert aligned[-1] < aligned[0]
-    for total, squared, distance in zip(losses(whole), losses(whole, "squared_error"), aligned, strict=True):
-        assert total == pytest.approx(squared + 2 * distance, rel=1e-5)
+    if kind == "denoising":
+        parts = losses(whole), losses(whole, "squared_error"), aligned
+        for total, squared, distance in zip(*parts, strict=True):
+            assert total == pytest.approx(squared + 2 * distance, rel=1e-5)
     own = CheckpointReader(find(whole), OBJECTIVE)
     assert {name.split(".")[1] for name in own.shapes} == {"projector"}
     assert not any(kind.startswith("ema") for kind in own.kinds)
-    status, output = finish(
-        [sys.executable, "-m", "launch", "export", str(whole), f"output={folder / 'out'}"]
-    )
+    status, output = finish([sys.executable, "-m", "launch", "export", str(whole), f"output={folder / kind}"])
     assert status == 0, output
-    assert load_tensors(folder / "out" / "model.safetensors").keys() == load_weights(whole).keys()
+    assert load_tensors(folder / kind / "model.safetensors").keys() == load_weights(whole).keys()
     with pytest.raises(UserError, match="network"):
-        load_weights(folder / "out", network=OBJECTIVE)
+        load_weights(folder / kind, network=OBJECTIVE)
 
 
 @pytest.mark.full
@@ -131,7 +150,6 @@ def test_a_dry_run_says_what_is_aligned_and_impossible_ones_are_refused(folder: 
         (("objective.alignment.weight=1",), "data.features=none: expected cached or online"),
         ((*ALIGNED, "objective.alignment.block=3"), "objective.alignment.block=3: expected at most 2"),
         (("data.features=online",), "data.pictures.encoder='': expected a folder with data.features=online"),
-        ((*ALIGNED, "objective.kind=consistency", "objective.path=edm", "objective.prediction=edm"), "kind"),
     ):
         assert message in run(folder, "refused", *fields, fails=True)
 

@@ -87,10 +87,10 @@ def test_a_dry_run_counts_the_activations_that_a_plan_counts(name: str, tmp_path
     world, sections = World(0, 1, 0, torch.device("cpu")), (run.data, run.model, run.latents)
     source, _ = train.open_checked(str(cache), "", *sections, run=tmp_path / "run")
     data = train.load_data(source, "", *sections, run.engine, world, run=tmp_path / "run", seed=0)
-    parts = (run.model, run.data, run.ema, run.optimizer, train.by_use(*data))
+    parts = (run.model, run.objective, run.data, run.ema, run.optimizer, train.by_use(*data))
     (table,) = train.memory_of(*parts, run.engine).measure(world.device, None)
     policy = run.engine.activation_checkpointing
-    sections = config.plan, config.data, config.model, config.engine, config.objective.alignment
+    sections = config.plan, config.data, config.model, config.engine, config.objective
     work = workload("", "", *sections)
     assert table == activations(run.model, run.engine, work, policy)
 

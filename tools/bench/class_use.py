@@ -26,6 +26,8 @@ from tools.runs.loaded_run import LoadedRun, open_run
 
 LEVELS = (0.0, 1.0, 2.0)  # of log(sigma / alpha)
 COUNT = 250  # images
+Errors = list[tuple[float, float]]
+"""Of each of LEVELS, the mean squared error of the estimated data with the class, and with another."""
 
 
 def images_of(cache: Dataset, count: int = COUNT) -> tuple[Tensor, Tensor]:
@@ -37,7 +39,7 @@ def images_of(cache: Dataset, count: int = COUNT) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def errors(trained: LoadedRun, latents: Tensor, labels: Tensor) -> list[tuple[float, float]]:
+def errors(trained: LoadedRun, latents: Tensor, labels: Tensor) -> Errors:
     """Return the mean squared error of the data at each of LEVELS, with the class and with another."""
     space = trained.space
     path, x0 = make_path(space.path), space.normaliser.apply(latents)
@@ -58,9 +60,16 @@ def errors(trained: LoadedRun, latents: Tensor, labels: Tensor) -> list[tuple[fl
     return found
 
 
-def as_table(names: Sequence[str], rows: Sequence[Sequence[tuple[float, float]]]) -> str:
+def errors_of(cache: Path, runs: Sequence[Path]) -> list[Errors]:
+    """Return the errors of runs on images of a cache."""
+    latents, labels = images_of(Dataset(cache, "cache"))
+    opened = (open_run(run, "", "ema", torch.device("cpu")) for run in runs)
+    return [errors(trained, latents, labels) for trained in opened]
+
+
+def as_table(names: Sequence[str], rows: Sequence[Errors]) -> str:
     """Return errors as a table of Markdown: with the class, then with another."""
-    head = ["run", *(f"log(sigma / alpha) {level:g}" for level in LEVELS)]
+    head = ["recipe", f"log(sigma / alpha) = {LEVELS[0]:g}", *(f"{level:g}" for level in LEVELS[1:])]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in zip(names, rows, strict=True):
         cells = (f"{with_it:.3f} / {with_other:.3f}" for with_it, with_other in row)
@@ -70,9 +79,7 @@ def as_table(names: Sequence[str], rows: Sequence[Sequence[tuple[float, float]]]
 
 def main(cache: str, runs: Sequence[str]) -> None:
     """Print the table of runs of classes."""
-    latents, labels = images_of(Dataset(Path(cache), "cache"))
-    opened = (open_run(Path(run), "", "ema", torch.device("cpu")) for run in runs)
-    rows = [errors(trained, latents, labels) for trained in opened]
+    rows = errors_of(Path(cache), [Path(run) for run in runs])
     deliver(as_table([Path(run).parent.name for run in runs], rows), end="")
 
 

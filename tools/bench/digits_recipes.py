@@ -3,8 +3,10 @@
     longtake demo output=runs/demo
     python -m tools.bench.digits_recipes runs/demo runs/digits
 
-trains all and writes `table.md` and `table.json` there; names after the folders are the only recipes done.
-Every step is a command of longtake that continues its own output, so that the same call goes on after a kill.
+trains all, writes the tables and their numbers there (`table.md`, `table.json`), and puts them into the docs
+of this checkout: docs/benchmarks/digits_recipes.json, and the tables of docs/method.md. Names after the
+folders are the only recipes done, and then the docs stay. Every step is a command of longtake that continues
+its own output, so that the same call goes on after a kill.
 """
 
 from __future__ import annotations
@@ -14,20 +16,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from core.config.loading import load
+from core.config.values import any_of
 from core.diffusion.grids import Grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
-from core.errors import WorkError
-from core.files import write_json, write_text
+from core.errors import UserError, WorkError
+from core.files import read_text, write_json, write_text
+from core.progress import say
 from core.reading import json_files
 from core.root import ROOT
 from core.run.folder import FINISHED, SCORES
+from tools.bench import class_use
+from tools.bench.page_tables import with_table
 from tools.train.config import Config
 
 RECIPES = ROOT / "configs" / "train"
 TABLE = "table"
+PAGE, NUMBERS = ROOT / "docs" / "method.md", ROOT / "docs" / "benchmarks" / "digits_recipes.json"
 IMAGE, CLIP = (1, 8, 8), (5, 8, 8)  # latents
 PASSES = {"mean_flow": 5}  # of a step, forward passes' worth: 3, and 2 for the derivative along the flow
 
@@ -67,13 +74,18 @@ NAMES = tuple(dict.fromkeys(each.recipe for each in TABLED))
 
 class _Scores(TypedDict):
     class_agreement: float
+    reference_accuracy: float
     frechet: float
+    frechet_real: float
     clip_agreement: NotRequired[float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table.  macs: multiply-accumulates of the training."""
+    """A line of the table.  macs: multiply-accumulates of the training.
+
+    real_agreement, real_frechet: the same scores of real digits that the classifier has not seen.
+    """
 
     recipe: str
     solver: str
@@ -82,6 +94,33 @@ class Row:
     frechet: float
     clip_agreement: float | None
     macs: float
+    real_agreement: float
+    real_frechet: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came out.  uses: of each recipe, its errors with the class and with another (`class_use`)."""
+
+    rows: Sequence[Row]
+    uses: Sequence[class_use.Errors]
+
+    @property
+    def recipes(self) -> list[str]:
+        return list(dict.fromkeys(row.recipe for row in self.rows))
+
+    @property
+    def tables(self) -> tuple[str, str]:
+        """The scores and the errors as tables of Markdown."""
+        names = [f"`digits_{name}`" for name in self.recipes]
+        return as_table(self.rows), class_use.as_table(names, self.uses)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The same for JSON."""
+        errors = dict(zip(self.recipes, self.uses, strict=True))
+        rows = [asdict(row) for row in self.rows]
+        return {"rows": rows, "class_use": {"levels": class_use.LEVELS, "errors": errors}}
 
 
 def measure(
@@ -90,17 +129,39 @@ def measure(
     chosen: Sequence[str] = NAMES,
     fields: Sequence[str] = (),
     counts: tuple[int, int] = (1000, 20),
-) -> list[Row]:
-    """Train, sample and score what is not done yet, and write the table of what was chosen.
+) -> Found:
+    """Train, sample and score what is not done yet, and write the tables of what was chosen.
 
     demo: output of `longtake demo`, whose digits, autoencoder and latents are taken.  chosen: recipes.
     fields: further ones of training.  counts: images and clips of a row.
     """
     demo, output = demo.resolve(), output.resolve()  # commands run where this code lies
+    for name in chosen:
+        if name not in NAMES:
+            raise UserError(f"{name}: expected {any_of(list(NAMES))}")
     rows = [_row(demo, output, each, fields, counts) for each in TABLED if each.recipe in chosen]
-    write_json(output / f"{TABLE}.json", {"rows": [asdict(row) for row in rows]})
-    write_text(output / f"{TABLE}.md", as_table(rows))
-    return rows
+    runs = [output / name / "run" for name in dict.fromkeys(row.recipe for row in rows)]
+    found = Found(rows, class_use.errors_of(demo / "latents", runs))
+    write_json(output / f"{TABLE}.json", found.numbers)
+    write_text(output / f"{TABLE}.md", "\n".join(found.tables))
+    return found
+
+
+def publish(found: Found, page: Path, numbers: Path) -> None:
+    """Put the tables in the place of those of a page, and write the numbers beside it."""
+    text = read_text(page)
+    for table in found.tables:
+        text = with_table(text, table)
+    write_text(page, text)
+    write_json(numbers, found.numbers)
+    say(f"the tables are in {page}, the numbers in {numbers}")
+
+
+def main(demo: Path, output: Path, chosen: Sequence[str]) -> None:
+    """Measure what is chosen, or all and put that into the docs."""
+    found = measure(demo, output, chosen or NAMES)
+    if not chosen:
+        publish(found, PAGE, NUMBERS)
 
 
 def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts: tuple[int, int]) -> Row:
@@ -130,6 +191,8 @@ def _row(demo: Path, output: Path, each: Sampled, fields: Sequence[str], counts:
         found["frechet"],
         found.get("clip_agreement"),
         cost(each.recipe, fields),
+        found["reference_accuracy"],
+        found["frechet_real"],
     )
 
 
@@ -175,8 +238,10 @@ def as_table(rows: Sequence[Row]) -> str:
             f"| `digits_{row.recipe}` | `{row.solver}` | {row.evaluations} | {row.agreement:.3f} | "
             f"{row.frechet:.1f} | {clips} | {row.macs / 1e12:.2f} |"
         )
+    agreement, frechet = rows[-1].real_agreement, rows[-1].real_frechet
+    lines.append(f"| real digits |  |  | {agreement:.3f} | {frechet:.1f} |  |  |")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or NAMES)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

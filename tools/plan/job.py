@@ -43,7 +43,7 @@ def run(config: Config) -> None:
         raise UserError("file", config.file, "a file that is not there yet, or overwrite=true")
 
     def samples(data: DataConfig) -> Workload:
-        sections = config.plan, data, config.model, config.engine, config.objective.alignment
+        sections = config.plan, data, config.model, config.engine, config.objective
         return workload(config.source, config.autoencoder, *sections)
 
     configured = work = samples(config.data)

@@ -15,7 +15,7 @@ from core.memory.micro_batch import Measured, divisors
 from core.memory.state import ParameterGroup
 from models.denoisers.network import DenoiserConfig
 from tools.plan.step_samples import Workload
-from tools.runs.memory.run_memory import own_bytes, state_of
+from tools.runs.memory.run_memory import own_bytes, state_of, teacher_bytes
 from tools.train import denoiser_pass
 
 POLICIES = ("none", "selective", "every_k", "full")
@@ -52,7 +52,14 @@ def activations(
     """Count the activations of samples of each bucket with a policy, over shapes alone."""
     chosen = replace(engine, activation_checkpointing=policy)  # type: ignore[arg-type]
     return [
-        denoiser_pass.activations(model, chosen, bucket.shape, workload.text_tokens, aligned=aligned)
+        denoiser_pass.activations(
+            model,
+            chosen,
+            bucket.shape,
+            workload.text_tokens,
+            aligned=aligned,
+            learned=workload.objective,
+        )
         for bucket, aligned in itertools.zip_longest(workload.buckets, workload.aligned)
     ]
 
@@ -99,6 +106,7 @@ def possible(
         on_rank = state_of(groups, staged, ranks, on_node, averages=averages)
         of_rank = shared(measured, degree)
         more = own_bytes(workload.own, staged, ranks, on_node)
+        more |= teacher_bytes(groups, staged) if workload.objective.kind == "distillation" else {}
         takes = fit(on_rank, usable, shares, of_rank, micro_batch=engine.micro_batch, more=more)
         sizes = [
             _micro_batches(takes, share, each, usable) for share, each in zip(shares, of_rank, strict=True)

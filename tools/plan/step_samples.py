@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from core.diffusion.alignment.config import AlignmentConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
@@ -23,7 +23,7 @@ from tools.plan.config import PlanConfig
 from tools.runs.memory.run_memory import groups_of
 from tools.train.alignment import alignment_of
 from tools.train.config import DataConfig
-from tools.train.denoiser_pass import Aligned
+from tools.train.denoiser_pass import USUAL, Aligned
 from tools.train.source import make_loader, open_source, require_features, require_stills, require_suited
 
 LATENT_BYTES = 2  # of a number in a cache
@@ -47,7 +47,7 @@ class Workload:
     """All that a step takes samples from.
 
     groups_per_step: of all ranks.  data_ranks: that have samples of their own.  text_tokens: of a caption.
-    aligned: with what a block is aligned, for each bucket; () for none.
+    aligned: with what a block is aligned, for each bucket; () for none.  objective: what is learned.
     """
 
     buckets: Sequence[Bucket]
@@ -55,6 +55,7 @@ class Workload:
     data_ranks: int
     text_tokens: int
     aligned: Sequence[Aligned] = ()
+    objective: ObjectiveConfig = USUAL
 
     @property
     def own(self) -> list[ParameterGroup]:
@@ -83,18 +84,15 @@ def workload(
     data: DataConfig,
     model: DenoiserConfig,
     engine: EngineConfig,
-    alignment: AlignmentConfig,
+    objective: ObjectiveConfig,
 ) -> Workload:
-    """Read a source's samples, or take those that `plan.samples` and `plan.shapes` state.
-
-    alignment: of a block with the source's features, where `data` takes them.
-    """
+    """Read a source's samples, or take those that `plan.samples` and `plan.shapes` state."""
     if plan.ranks % engine.sequence_parallel:
         expected = f"a divisor of plan.ranks={plan.ranks}"
         raise UserError("engine.sequence_parallel", engine.sequence_parallel, expected)
     data_ranks = plan.ranks // engine.sequence_parallel
     if source:
-        return _of_source(source, plan, data, model, engine, autoencoder, data_ranks, alignment)
+        return _of_source(source, plan, data, model, engine, autoencoder, data_ranks, objective)
     if data.features != "none":
         raise UserError("source", "''", f"one that has features, with data.features={data.features}")
     otherwise = ", or a source that has samples: a latent cache, or a raw dataset with its autoencoder"
@@ -103,10 +101,12 @@ def workload(
         raise UserError("plan.shapes", "[]", said + otherwise)
     if not plan.samples:
         raise UserError("plan.samples", 0, "how many samples there are" + otherwise)
-    return _of_shapes(plan, data, model, data_ranks)
+    return _of_shapes(plan, data, model, data_ranks, objective)
 
 
-def _of_shapes(plan: PlanConfig, data: DataConfig, model: DenoiserConfig, data_ranks: int) -> Workload:
+def _of_shapes(
+    plan: PlanConfig, data: DataConfig, model: DenoiserConfig, data_ranks: int, objective: ObjectiveConfig
+) -> Workload:
     for shape in plan.shapes:
         if shape[0] != model.input_channels:
             expected = f"{model.input_channels} channels, as model.input_channels says"
@@ -124,7 +124,8 @@ def _of_shapes(plan: PlanConfig, data: DataConfig, model: DenoiserConfig, data_r
         ]
         shares = group_shares(samples, sizes, data.video_share)
     buckets = [Bucket(*row) for row in zip(names, plan.shapes, counts, tokens, sizes, shares, strict=True)]
-    return Workload(buckets, data.groups_per_step, data_ranks, plan.text_tokens)
+    of_step = data.groups_per_step, data_ranks, plan.text_tokens
+    return Workload(buckets, *of_step, objective=objective)
 
 
 def _rows(count: int) -> BucketRows:
@@ -148,7 +149,7 @@ def _of_source(
     engine: EngineConfig,
     autoencoder: str,
     data_ranks: int,
-    alignment: AlignmentConfig,
+    objective: ObjectiveConfig,
 ) -> Workload:
     opened = open_source(source, autoencoder, data, run=Path(), text=model.text_width > 0)
     require_suited(opened, model)
@@ -164,6 +165,6 @@ def _of_source(
             steps.buckets, facts.latent_shapes, steps.group_sizes, steps.weights, strict=True
         )
     ]
-    block = alignment_of(data, alignment, model, facts, 1)
+    block = alignment_of(data, objective.alignment, model, facts, 1)
     aligned = [Aligned(block, shape) for shape in facts.feature_shapes] if block else []
-    return Workload(buckets, data.groups_per_step, data_ranks, text, aligned)
+    return Workload(buckets, data.groups_per_step, data_ranks, text, aligned, objective)

@@ -193,7 +193,7 @@ def _with_steps(config: TrainConfig, rules: RulesConfig, steps: int, output: str
 
 def _workload(config: TrainConfig, plan: PlanConfig) -> Workload:
     plan = replace(plan, ranks=config.processes)
-    sections = plan, config.data, config.model, config.engine, config.objective.alignment
+    sections = plan, config.data, config.model, config.engine, config.objective
     return workload(config.source, config.autoencoder, *sections)
 
 

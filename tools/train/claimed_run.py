@@ -112,7 +112,8 @@ def train(
     alignment = alignment_of(config.data, wanted, config.model, facts, steps)
     sections = config.objective, config.latents, config.model
     objective = prepare_objective(trained.source, autoencoder, *sections, world, output, initial, alignment)
-    parts = (config.model, config.data, config.ema, config.optimizer, by_use(trained, validated))
+    of_step = config.model, config.objective, config.data
+    parts = (*of_step, config.ema, config.optimizer, by_use(trained, validated))
     engine = _settled(config, partial(memory_of, *parts, alignment=alignment), world, output)
     for line in bucket_lines(trained.loader.plan):
         say(line)

@@ -11,7 +11,7 @@ from models.denoisers.network import DenoiserConfig
 
 
 def require_alignment(objective: ObjectiveConfig, model: DenoiserConfig, features: str) -> None:
-    """Refuse an alignment that is not asked for, or that the network or the objective cannot have.
+    """Refuse an alignment that is not asked for, or that the network cannot have.
 
     features: of the config of data.
     """
@@ -20,8 +20,6 @@ def require_alignment(objective: ObjectiveConfig, model: DenoiserConfig, feature
             expected = "cached or online, since objective.alignment is set"
             raise UserError("data.features", features, expected)
         return
-    if objective.kind != "denoising":
-        raise UserError("data.features", features, f"none with objective.kind={objective.kind}")
     if not model.hidden_widths:
         expected = f"none, since model.kind={model.kind} shows no tokens of its blocks"
         raise UserError("data.features", features, expected)
@@ -49,11 +47,6 @@ def require_few_steps(objective: ObjectiveConfig, model: DenoiserConfig, engine:
         return
     if not model.two_times:
         raise UserError("model.two_times", False, "true with objective.kind=mean_flow")
-    if engine.micro_batch == "auto":
-        expected = (
-            "a number, or 0, with objective.kind=mean_flow: the memory of its derivative is not measured"
-        )
-        raise UserError("engine.micro_batch", "auto", expected)
     if objective.mean_flow.derivative == "difference":
         if engine.precision != "fp32":
             expected = "fp32 with objective.mean_flow.derivative=difference, which bfloat16 is too coarse for"

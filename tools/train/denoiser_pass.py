@@ -1,24 +1,30 @@
-"""A forward and backward pass of a denoiser that belongs to no run, and its activations over shapes alone."""
+"""A training step of a denoiser that belongs to no run, and its activations over shapes alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from core.diffusion.alignment.aligned import Alignment
+from core.diffusion.objective import Objective
+from core.diffusion.objectives.config import ObjectiveConfig
+from core.diffusion.objectives.noised import NoisyBatch
+from core.diffusion.paths.chain import STEPS
+from core.diffusion.paths.config import SIGMAS, PathRecord
+from core.diffusion.paths.path import PathName
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.config import EngineConfig
-from core.losses import Losses
 from core.memory.counting import live_bytes
 from core.memory.micro_batch import Measured
 from models.denoisers.network import DenoiserConfig, example_inputs
 
 MANY = 16  # samples of which activations are counted beside those of one: between and beyond, by a line
 CPU = torch.device("cpu")
+USUAL = ObjectiveConfig()
 
 
 class Aligned(NamedTuple):
@@ -34,35 +40,77 @@ def denoiser_pass(
     shape: tuple[int, ...],
     padded: int = 0,
     aligned: Aligned | None = None,
+    learned: ObjectiveConfig = USUAL,
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """Return a new network, and a loss of its answer to a micro-batch (b, C, T, H, W).
+    """Return a new network, and the loss of a training step on a micro-batch (b, C, T, H, W).
 
     Backends of attention are those of the rule in `models.attention.dispatch`; none keeps more than they do,
     but the one named `math`, which must be named.  padded: tokens to which captions are padded.  aligned:
-    with what a block is aligned beside it, by a projector that is part of the network returned.
+    with what a block is aligned beside it.  learned: the objective, whose own parameters and whose teacher
+    are parts of the network returned.
     """
-    model = config.build()
+    model, objective = config.build(), _objective(learned, config, aligned)
     checkpoint_blocks(model.blocks, engine)
-    inputs = lambda: example_inputs(config, shape, torch.get_default_device(), padded)  # noqa: E731
+    parts: list[nn.Module] = [model]
+    if (own := objective.own_parameters()) is not None:
+        for parameter in own.parameters():
+            parameter.in_fp32 = True  # type: ignore[attr-defined]
+        objective.use(own)
+        parts.append(own)
+    if learned.kind == "distillation":
+        teacher = config.build().requires_grad_(False)
+        objective.learn_from(teacher)
+        parts.append(teacher)
 
     def loss() -> Tensor:
-        return model(*inputs()).square().mean()
+        noised = _noised(objective, config, shape, padded)
+        features = torch.zeros((shape[0], *aligned.features), dtype=torch.float16) if aligned else None
+        return objective.loss_of(model, noised, features).loss.mean()
 
-    if aligned is None:
-        return model, loss
-    alignment, projector = aligned.alignment, aligned.alignment.projector()
+    return nn.ModuleList(parts), loss
 
-    def project(part: str, tokens: Tensor) -> Tensor:
-        found: Tensor = projector(tokens.to(next(projector.parameters()).dtype))
-        return found
 
-    def aligned_loss() -> Tensor:
-        features = torch.zeros((shape[0], *aligned.features), dtype=torch.float16)
-        prediction, tokens = model(*inputs(), hidden=alignment.block)
-        losses = Losses(prediction.square().flatten(1).mean(1))
-        return alignment.added(losses, tokens, features, project, 0).loss.mean()
+@dataclass(frozen=True)
+class _Levels:
+    """Levels of noise without a table, in the place of those of the run's path.
 
-    return nn.ModuleList([model, projector]), aligned_loss
+    What a step takes does not depend on them, and a table that has met shapes without values keeps them.
+    """
+
+    num_steps: int | None
+    scales_input: bool
+    name: PathName = "rectified_flow"
+    first: float = 0.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def time_input(self, t: Tensor) -> Tensor:
+        return 1000 * t
+
+    def time_of(self, log_ratio: Tensor) -> Tensor:
+        return torch.sigmoid(log_ratio)
+
+
+def _objective(learned: ObjectiveConfig, config: DenoiserConfig, aligned: Aligned | None) -> Objective:
+    """Return an objective whose step takes what one of the run takes; it reads no file."""
+    known: Any = {"frame_condition": config.frame_condition, "frames_per_level": config.frames_per_level}
+    known["alignment"] = aligned.alignment if aligned else None
+    found = Objective(learned, path=PathRecord(name="rectified_flow"), density=(1.0,), **known)
+    found.path = _Levels(STEPS if learned.path.startswith("ddpm_") else None, learned.path in SIGMAS)
+    return found
+
+
+def _noised(objective: Objective, config: DenoiserConfig, shape: tuple[int, ...], padded: int) -> NoisyBatch:
+    """Return zeros in the place of noised data, half-way along the path."""
+    x0, told, condition = example_inputs(config, shape, torch.get_default_device(), padded)
+    times = told.shape if config.frames_per_level else told.shape[:1]
+    t, noise = told.new_full(times, 0.5), torch.zeros_like(x0)
+    noised = objective.noised_at(x0, condition, t, noise)
+    return noised if objective.config.kind == "denoising" else replace(noised, noise=noise, end=t / 2)
 
 
 def activations(
@@ -72,6 +120,7 @@ def activations(
     text_tokens: int,
     device: torch.device = CPU,
     aligned: Aligned | None = None,
+    learned: ObjectiveConfig = USUAL,
 ) -> Measured:
     """Count the activations of samples of a shape (C, T, H, W): nothing is computed.
 
@@ -82,7 +131,8 @@ def activations(
     if device.type == "cpu" and getattr(model, "attention", "") == "auto":
         model = replace(model, attention="sdpa")  # type: ignore[type-var]
 
-    one, many = (_peak(model, engine, (count, *shape), text_tokens, device, aligned) for count in (1, MANY))
+    known = text_tokens, device, aligned, learned
+    one, many = (_peak(model, engine, (count, *shape), *known) for count in (1, MANY))
     return Measured([one], [one + -(-(many - one) // (MANY - 1))])
 
 
@@ -93,6 +143,7 @@ def _peak(
     text_tokens: int,
     device: torch.device,
     aligned: Aligned | None,
+    learned: ObjectiveConfig,
 ) -> int:
     """Return the most bytes of a pass over a micro-batch."""
     if aligned is not None:  # the first block stands for the aligned one, which few blocks may not have
@@ -101,7 +152,8 @@ def _peak(
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
 
     def peak(config: DenoiserConfig) -> int:
-        make = lambda: denoiser_pass(engine, config, shape, text_tokens, aligned)  # noqa: E731
+        known = text_tokens, aligned, learned
+        make = lambda: denoiser_pass(engine, config, shape, *known)  # noqa: E731
         return max(live_bytes(make, dtype=dtype, device=device, fake=True))
 
     period = engine.checkpoint_every if engine.activation_checkpointing == "every_k" else 1

@@ -62,7 +62,7 @@ def plan(config: Config) -> list[str]:
     more["feature_steps"] = feature_steps(config.objective, config.trainer.steps)
     data = load_data(source, held_out, *sections, config.engine, world, **more)
     require_known_labels(config.model, *(part.source for part in data))
-    parts = (config.model, config.data, config.ema, config.optimizer, by_use(*data))
+    parts = (config.model, config.objective, config.data, config.ema, config.optimizer, by_use(*data))
     memory_with = partial(memory_of, *parts, alignment=aligned)
     engine, stage = foreseen_zero_stage(config.engine, memory_with, world, output)
     memory = memory_with(engine)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.averages.ema import EmaConfig
 from core.batch import Batch
 from core.diffusion.alignment.aligned import Alignment
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.engine.config import EngineConfig
 from core.memory.counting import Pass
 from core.memory.micro_batch import Measured
@@ -25,6 +26,7 @@ from tools.train.denoiser_pass import Aligned, activations, denoiser_pass
 
 def memory_of(
     model: DenoiserConfig,
+    objective: ObjectiveConfig,
     data: LoaderConfig,
     ema: EmaConfig,
     optimizer: OptimizerConfig,
@@ -47,8 +49,8 @@ def memory_of(
                 name,
                 loader.plan,
                 source.facts.batch_shapes,
-                _passes(engine, model, source, aligned),
-                _over_shapes(engine, model, source, aligned) if is_latent else None,
+                _passes(engine, model, objective, source, aligned),
+                _over_shapes(engine, model, objective, source, aligned) if is_latent else None,
                 feature_bytes(source.facts) if aligned and source.gives_latents else (),
             )
             for name, (source, loader) in sources.items()
@@ -56,13 +58,19 @@ def memory_of(
             for is_latent in [source.gives_latents and not (aligned and source.facts.picture_shapes)]
         ],
         own=groups_of(alignment.projector, plain) if alignment else (),
+        teaches=objective.kind == "distillation",
     )
 
 
 def _passes(
-    engine: EngineConfig, model: DenoiserConfig, source: LatentSource, alignment: Alignment | None
+    engine: EngineConfig,
+    model: DenoiserConfig,
+    objective: ObjectiveConfig,
+    source: LatentSource,
+    alignment: Alignment | None,
 ) -> Callable[[int, int], Pass]:
-    return lambda bucket, samples: lambda: _pass(engine, model, source, bucket, samples, alignment)
+    known = engine, model, objective, source, alignment
+    return lambda bucket, samples: lambda: _pass(*known, bucket, samples)
 
 
 def _aligned(source: LatentSource, bucket: int, alignment: Alignment | None) -> Aligned | None:
@@ -70,7 +78,11 @@ def _aligned(source: LatentSource, bucket: int, alignment: Alignment | None) -> 
 
 
 def _over_shapes(
-    engine: EngineConfig, model: DenoiserConfig, source: LatentSource, alignment: Alignment | None
+    engine: EngineConfig,
+    model: DenoiserConfig,
+    objective: ObjectiveConfig,
+    source: LatentSource,
+    alignment: Alignment | None,
 ) -> Callable[[int, torch.device], Measured]:
     """Return what counts activations as a plan does.
 
@@ -80,7 +92,7 @@ def _over_shapes(
     def count(bucket: int, device: torch.device) -> Measured:
         shape = source.facts.latent_shapes[bucket]
         aligned = _aligned(source, bucket, alignment)
-        return activations(model, engine, shape, _padded(source, model), device, aligned)
+        return activations(model, engine, shape, _padded(source, model), device, aligned, objective)
 
     return count
 
@@ -94,10 +106,11 @@ def _padded(source: LatentSource, model: DenoiserConfig) -> int:
 def _pass(
     engine: EngineConfig,
     config: DenoiserConfig,
+    objective: ObjectiveConfig,
     source: LatentSource,
+    alignment: Alignment | None,
     bucket: int,
     samples: int,
-    alignment: Alignment | None = None,
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Return a new network, and its loss on a micro-batch that the source encodes first, where it does so.
 
@@ -106,7 +119,7 @@ def _pass(
     facts = source.facts
     shape = (samples, *facts.latent_shapes[bucket])
     aligned = _aligned(source, bucket, alignment)
-    model, loss = denoiser_pass(engine, config, shape, _padded(source, config), aligned)
+    model, loss = denoiser_pass(engine, config, shape, _padded(source, config), aligned, objective)
 
     def encoded_loss() -> Tensor:
         rows = torch.zeros(samples, dtype=torch.int64)

@@ -7,14 +7,12 @@ picture encoder point at their place. iREPA (arXiv:2512.10794) normalises featur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from core.batch import Condition
 from core.diffusion.alignment.config import AlignmentConfig, block_of, last_step, weight_at
 from core.diffusion.alignment.projectors import make_projector
 from core.diffusion.objectives.own import Own
@@ -26,23 +24,6 @@ PROJECTOR = "projector"
 TINY = 1e-6  # added to a deviation over patches
 
 Grid = tuple[int, int, int]
-
-
-class Showing:
-    """A network that is called for its prediction alone; the tokens of a block are kept.
-
-    tokens: (B, T, H, W, D) of the last call.
-    """
-
-    tokens: Tensor
-
-    def __init__(self, model: Any, block: int) -> None:
-        self._model, self._block = model, block
-
-    def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        output: Tensor
-        output, self.tokens = self._model(x, time, condition, hidden=self._block)
-        return output
 
 
 @dataclass(frozen=True)

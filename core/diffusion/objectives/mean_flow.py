@@ -16,6 +16,7 @@ from torch import Tensor
 from core.config.settings import setting
 from core.diffusion.frames.training_levels import mean_over_unknown, wide
 from core.diffusion.objectives.noised import Model, NoisyBatch, squared_error
+from core.diffusion.objectives.shown_tokens import Showing
 from core.diffusion.paths.path import Path
 from core.draws import Draws
 from core.losses import Losses
@@ -79,8 +80,16 @@ def jvp(model: Model, noised: NoisyBatch, end: Tensor, path: Path) -> tuple[Tens
     rate = torch.func.jvp(path.time_input, (t,), (torch.ones_like(t),))[1]
     times = torch.stack([noised.time_input, path.time_input(end)], 1)
     rates = torch.stack([rate, torch.zeros_like(rate)], 1)
+    shown = model if isinstance(model, Showing) else None
+
+    def predict(x: Tensor, at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        output = model(x, at, noised.condition)
+        return output, (shown.tokens,) if shown else ()
+
     inputs, tangents = (noised.x_t, times), (noised.target, rates)
-    output, slope, *_ = torch.func.jvp(lambda x, at: model(x, at, noised.condition), inputs, tangents)
+    output, slope, *tokens = torch.func.jvp(predict, inputs, tangents, has_aux=True)
+    if shown:
+        ((shown.tokens,),) = tokens  # as they are outside of the derivative
     return output, slope
 
 

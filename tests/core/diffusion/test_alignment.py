@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from core.diffusion.alignment.config import AlignmentConfig, block_of, last_step
 from core.diffusion.alignment.projectors import make_projector
 from core.diffusion.objective import Objective
 from core.diffusion.objectives.config import ObjectiveConfig
+from core.diffusion.objectives.mean_flow import MeanFlowConfig
 from core.draws import Draws
 from core.errors import UserError
 from core.losses import Losses
@@ -100,9 +103,10 @@ def test_projectors_keep_places() -> None:
     assert not torch.equal(conv(tokens)[0, 0, 0, 0], conv(tokens[:, :, 1:])[0, 0, 0, 0])
 
 
-def network() -> DiT:
+def network(two_times: bool = False) -> DiT:
     torch.manual_seed(0)
-    model = DiT(DiTConfig(width=16, depth=3, heads=2, num_classes=0, attention="math", input_channels=4))
+    known: Any = {"num_classes": 0, "attention": "math", "input_channels": 4, "two_times": two_times}
+    model = DiT(DiTConfig(width=16, depth=3, heads=2, **known))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model
@@ -142,3 +146,60 @@ def test_the_alignment_is_added_by_its_weight_and_reaches_no_later_block() -> No
     assert {name for name in before if name.startswith(("blocks.0.", "blocks.1.", "patches."))} <= changed
     assert not any(name.startswith(("blocks.2.", "final")) for name in changed)
     assert all(bool(g.any()) for name, g in found.items() if name.startswith("parts.projector"))
+
+
+FEW_STEPS: dict[str, Any] = {
+    "jvp": {"kind": "mean_flow", "mean_flow": MeanFlowConfig(instant_share=0.5)},
+    "difference": {
+        "kind": "mean_flow",
+        "mean_flow": MeanFlowConfig(instant_share=0.5, derivative="difference"),
+    },
+    "consistency": {"kind": "consistency"},
+    "distillation": {"kind": "distillation"},
+}
+
+
+@pytest.mark.parametrize("name", FEW_STEPS)
+def test_an_objective_of_few_steps_learns_from_the_sum_of_both(name: str) -> None:
+    """The alignment is of the tokens at the noised input of the step, and of no other evaluation."""
+    wanted, weight = ObjectiveConfig(**FEW_STEPS[name]), 0.7
+    config = AlignmentConfig(weight=weight, block=2, projector_width=8)
+    x0, features = normal(4, 4, 1, 8, 8), normal(4, 1, 6, 6, 5, seed=3).half()
+    draws = Draws(0, 0, torch.arange(4), torch.arange(4))
+
+    def gradients(alignment: Alignment | None, alone: bool = False) -> tuple[Losses, dict[str, Tensor]]:
+        objective = Objective(wanted, alignment=alignment)
+        torch.manual_seed(1)
+        own = objective.own_parameters()
+        if own is not None:
+            objective.use(own)
+        objective.learn_from(network(two_times=wanted.kind == "mean_flow").requires_grad_(False))
+        model = network(two_times=wanted.kind == "mean_flow")
+        noised = objective.noised(x0, Condition(), draws)
+        if alone:
+            assert own is not None
+            assert noised.end is not None
+            times = torch.stack([noised.time_input, objective.path.time_input(noised.end)], 1)
+            told = times if wanted.kind == "mean_flow" else noised.time_input
+            _, tokens = model(noised.x_t, told, Condition(), hidden=1)
+            losses = Losses(weight * cosine_distance(own("projector", tokens), features))
+        else:
+            losses = objective.loss_of(model, noised, features)
+        losses.loss.mean().backward()
+        named = [*model.named_parameters(), *(own.named_parameters() if own else ())]
+        return losses, {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named}
+
+    aligned = Alignment(config, 3, 16, 5, 10)
+    (whole, both), (plain, first), (distance, second) = (
+        gradients(aligned),
+        gradients(None),
+        gradients(aligned, alone=True),
+    )
+    torch.testing.assert_close(whole.loss, plain.loss + distance.loss)
+    torch.testing.assert_close(weight * whole.extras["alignment"], distance.loss)
+    assert both.keys() == second.keys()
+    for part, gradient in both.items():
+        torch.testing.assert_close(
+            gradient, first.get(part, torch.zeros_like(gradient)) + second[part], rtol=1e-4, atol=1e-6
+        )
+    assert all(bool(second[part].any()) for part in second if part.startswith(("parts.", "blocks.1.")))

@@ -12,6 +12,7 @@ import torch
 
 from core.averages.ema import EmaConfig
 from core.diffusion.alignment.config import AlignmentConfig
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.errors import UserError, WorkError
@@ -198,10 +199,10 @@ def test_a_plan_counts_the_projector_and_what_alignment_keeps(made: tuple[Datase
     _, config = made
     model = DiTConfig(depth=3, width=16, heads=2, patch=(1, 1, 1), attention="math", num_classes=2)
     known = (PlanConfig(ranks=8), DataConfig(group_size=8), model, EngineConfig())
-    place, alignment = str(config.output), AlignmentConfig(projector_width=64)
-    plain = workload(place, "", *known, AlignmentConfig())
+    place, learned = str(config.output), ObjectiveConfig(alignment=AlignmentConfig(projector_width=64))
+    plain = workload(place, "", *known, ObjectiveConfig())
     data = replace(known[1], features="cached")
-    aligned = workload(place, "", known[0], data, *known[2:], alignment)
+    aligned = workload(place, "", known[0], data, *known[2:], learned)
     assert [sum(group.numbers for group in work.own) for work in (plain, aligned)] == [0, 5768]
     less, more = (activations(model, EngineConfig(), work, "none") for work in (plain, aligned))
     assert all(a.bytes(8) < b.bytes(8) for a, b in zip(less, more, strict=True))
@@ -210,4 +211,4 @@ def test_a_plan_counts_the_projector_and_what_alignment_keeps(made: tuple[Datase
     assert after["checkpoint_bytes"] - before["checkpoint_bytes"] == 3 * 4 * 5768
     assert after["configured"]["bytes"] > before["configured"]["bytes"]
     with pytest.raises(UserError, match="source='': expected one that has features"):
-        workload("", "", replace(known[0], samples=8, shapes=((4, 1, 2, 2),)), data, *known[2:], alignment)
+        workload("", "", replace(known[0], samples=8, shapes=((4, 1, 2, 2),)), data, *known[2:], learned)

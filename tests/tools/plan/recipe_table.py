@@ -33,7 +33,7 @@ def planned(name: str, *fields: str) -> Config:
 
 def figures_of(config: Config) -> dict[str, Any]:
     """Return what a plan says."""
-    sections = config.plan, config.data, config.model, config.engine, config.objective.alignment
+    sections = config.plan, config.data, config.model, config.engine, config.objective
     work = workload(config.source, config.autoencoder, *sections)
     return estimate(
         config.plan, Run(config.model, config.engine, config.ema, config.trainer, config.optimizer), work

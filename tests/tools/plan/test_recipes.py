@@ -56,7 +56,7 @@ def test_a_recipe_is_a_config_of_train_whose_ranks_share_its_groups(name: str) -
     config = load(TrainConfig, [ROOT / "configs/train" / f"{name}.yaml"], ["source=x", "output=y"])
     plan = planned(name)
     assert (config.model, config.engine, config.data) == (plan.model, plan.engine, plan.data)
-    work = workload("", "", plan.plan, plan.data, plan.model, plan.engine, plan.objective.alignment)
+    work = workload("", "", plan.plan, plan.data, plan.model, plan.engine, plan.objective)
     assert work.samples == plan.plan.samples
     assert all(work.rank_share(bucket) >= 1 for bucket in work.buckets)
 

@@ -12,7 +12,6 @@ COMMON = ("source=cache", "output=run")
 MEAN_FLOW = (
     "objective.kind=mean_flow",
     "model.two_times=true",
-    "engine.micro_batch=0",
     "model.attention=math",
 )
 
@@ -21,7 +20,6 @@ MEAN_FLOW = (
     ("fields", "message"),
     [
         (("model.two_times=false",), "model.two_times=False: expected true with objective.kind=mean_flow"),
-        (("engine.micro_batch=auto",), "engine.micro_batch=auto: expected a number, or 0, with"),
         (
             ("model.attention=sdpa",),
             "model.attention=sdpa: expected math with objective",

@@ -75,6 +75,12 @@ def own_bytes(
     return {"objective's own parameters": sum(state.parts().values())}
 
 
+def teacher_bytes(groups: Sequence[ParameterGroup], engine: EngineConfig) -> dict[str, int]:
+    """Return the bytes on a rank of the fixed network that a run of these groups distils."""
+    numbers = sum(group.numbers for group in groups)
+    return {"network that is distilled": numbers * (2 if engine.precision == "bf16" else 4)}
+
+
 def free_of_ranks(world: World, peers: int = 0) -> Free:
     """Return what the rank has free that has the least (collective, unless `peers` ranks share it)."""
     device = None
@@ -126,7 +132,7 @@ class MemoryOfRun:
     """What a run's memory is made of.
 
     prefetch: steps of samples that are read ahead.  own: parameters of the objective, in fp32, of which there
-    are no averages.
+    are no averages.  teaches: whether a fixed network like the run's, whole on every rank, is distilled.
     """
 
     engine: EngineConfig
@@ -135,6 +141,7 @@ class MemoryOfRun:
     prefetch: int
     planned: Sequence[Planned]
     own: Sequence[ParameterGroup] = ()
+    teaches: bool = False
 
     @property
     def numbers(self) -> int:
@@ -146,9 +153,10 @@ class MemoryOfRun:
         return {**self.state(world).parts(), **self.objective(world), **self.read_ahead(world)}
 
     def objective(self, world: World) -> dict[str, int]:
-        """Bytes of the state of the objective's own parameters."""
+        """Bytes of the state of the objective's own parameters, and of a teacher."""
         saves, on_node = int(world.device.type == "cpu"), ranks_on_node(world.size)
-        return own_bytes(self.own, self.engine, world.size, on_node, saves=saves)
+        taught = teacher_bytes(self.groups, self.engine) if self.teaches else {}
+        return own_bytes(self.own, self.engine, world.size, on_node, saves=saves) | taught
 
     def read_ahead(self, world: World) -> dict[str, int]:
         """Bytes of samples that lie in the same memory as tensors: latents are sent to a GPU ahead."""

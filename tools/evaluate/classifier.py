@@ -70,9 +70,9 @@ class Verdict:
 
 
 def train_classifier(
-    frames: NDArray[np.uint8], labels: NDArray[np.int64], classes: int, seed: int, training: Training
+    x: Tensor, labels: NDArray[np.int64], classes: int, seed: int, training: Training
 ) -> Classifier:
-    """Fit a classifier to real frames (N, H, W, 3) with labels (N,); a function of its arguments.
+    """Fit a classifier to real frames (N, 3, 32, 32) with labels (N,); a function of its arguments.
 
     AdamW, warm-up and linear decay, and random rotation, scale and shift, so that it does not matter where
     the object stands and how large it is.
@@ -80,7 +80,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(classes, training.width)
-    x, y = to_input(frames), torch.from_numpy(labels)
+    y = torch.from_numpy(labels)
 
     def loss(step_index: int) -> Tensor:
         rows = torch.from_numpy(_batch_rows(len(y), step_index, training.batch, seed))
@@ -120,19 +120,17 @@ def augment(x: Tensor, draws: Draws) -> Tensor:
 
 
 @torch.no_grad()
-def judge(model: Classifier, frames: NDArray[np.uint8], batch: int = 256) -> Verdict:
-    """Return the verdict of `model` on frames (N, H, W, 3)."""
-    features = [model.features(part) for part in to_input(frames).split(batch)]
+def judge(model: Classifier, x: Tensor, batch: int = 256) -> Verdict:
+    """Return the verdict of `model` on frames (N, 3, 32, 32)."""
+    features = [model.features(part) for part in x.split(batch)]
     logits = [model.last(functional.relu(part)) for part in features]
     probabilities = torch.cat(logits).double().softmax(1).numpy()
     return Verdict(probabilities, torch.cat(features).double().numpy())
 
 
-def judge_clips(model: Classifier, clips: NDArray[np.uint8]) -> Verdict:
-    """Judge clips (N, T, H, W, 3) by the mean probabilities and features of their three middle frames."""
-    middle = middle_frames(clips)
-    verdict = judge(model, rearrange(middle, "n t h w c -> (n t) h w c"))
-    count = middle.shape[1]
+def judge_clips(model: Classifier, x: Tensor) -> Verdict:
+    """Judge clips by the mean probabilities and features of their middle frames, (N, T, 3, 32, 32)."""
+    verdict, count = judge(model, x.flatten(0, 1)), x.shape[1]
     return Verdict(
         reduce(verdict.probabilities, "(n t) c -> n c", "mean", t=count),
         reduce(verdict.features, "(n t) d -> n d", "mean", t=count),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ SHOWN = 8  # pairs
 PICTURE = "closest_pairs.png"
 BLOCK = 1024  # pictures compared at once
 Images = NDArray[np.uint8]
+Thumbnails = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,8 @@ class Nearest:
         return float(self.are_copies.mean())
 
 
-def nearest(images: Images, training: Images) -> Nearest:
-    """Find for each image (n, H, W, 3) the training picture (m, H, W, 3) with the most similar thumbnail."""
-    own, others = _thumbnails(images), _thumbnails(training)
+def nearest(own: Thumbnails, others: Thumbnails) -> Nearest:
+    """Find for each image the training picture with the most similar thumbnail; of both, `thumbnails`."""
     number, correlation = np.empty(len(own), np.int64), np.empty(len(own), np.float32)
     for start in range(0, len(own), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -64,35 +65,26 @@ def closest(found: Nearest, count: int = SHOWN) -> list[dict[str, Any]]:
     ]
 
 
-def report(
-    images: Images, training: Images, heldout: Images, output: Path, seed: int
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Return the share of near-copies, of held-out pictures too, and the closest pairs, which are drawn.
+def shares(found: Nearest, heldout: Nearest | None, seed: int) -> dict[str, float]:
+    """Return the share of near-copies, that of held-out pictures too, None for none.
 
     seed: of the interval of the share.
     """
-    found = nearest(images, training)
     interval = bootstrap_interval(found.are_copies, seed)
-    shares = {names.COPIES: found.share_of_copies, names.interval(names.COPIES): interval}
-    if len(heldout):
-        shares[names.real(names.COPIES)] = nearest(heldout, training).share_of_copies
-    pairs = closest(found)
-    draw(pairs, images, training, output)
-    return shares, pairs
+    named = {names.COPIES: found.share_of_copies, names.interval(names.COPIES): interval}
+    if heldout is not None:
+        named[names.real(names.COPIES)] = heldout.share_of_copies
+    return named
 
 
-def draw(pairs: list[dict[str, Any]], images: Images, training: Images, output: Path) -> None:
-    """Draw generated pictures above their nearest training pictures, the most similar pair first."""
-    factor = enlargement(max(images.shape[1:3]), 120)
-    rows = (
-        [images[pair["sample"]] for pair in pairs],
-        [training[pair["training"]] for pair in pairs],
-    )
-    cells = [[enlarge(picture, factor) for picture in row] for row in rows]
+def draw(images: Sequence[Images], training: Sequence[Images], output: Path) -> None:
+    """Draw generated pictures (H, W, 3) above their nearest training pictures, in their order."""
+    factor = enlargement(max(images[0].shape[:2]), 120)
+    cells = [[enlarge(picture, factor) for picture in row] for row in (images, training)]
     write_png(output / PICTURE, page(cells, ["generated", "training"]))
 
 
-def _thumbnails(images: Images) -> NDArray[np.float32]:
+def thumbnails(images: Images) -> Thumbnails:
     """Return thumbnails (n, 3 SIDE^2) of mean 0 and length 1, so that products are correlations."""
     rows = []
     for start in range(0, len(images), 256):

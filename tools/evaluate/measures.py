@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from core.permutations import permutation
 
 Floats = NDArray[np.float64]
+ROWS = 1024  # of a block of distances
 
 
 def frechet(a: Floats, b: Floats) -> float:
@@ -84,8 +85,8 @@ def nearest_distance(features: Floats, reference: Floats) -> float:
 
 def nearest_distances(features: Floats, reference: Floats) -> Floats:
     """Return the Euclidean distance (n,) from each of `features` to its nearest neighbour in `reference`."""
-    nearest: Floats = distances(features, reference).min(axis=1)
-    return nearest
+    some = (features[start : start + ROWS] for start in range(0, len(features), ROWS))
+    return np.concatenate([np.zeros(0), *(distances(each, reference).min(axis=1) for each in some)])
 
 
 def distances(a: Floats, b: Floats) -> Floats:
@@ -114,20 +115,23 @@ class Motion:
     jerks: Floats = field(default_factory=lambda: np.zeros(0), compare=False)
 
 
-def motion(clips: NDArray[np.uint8]) -> Motion:
-    """Measure clips (n, T >= 3, H, W, C) by their mean absolute temporal differences.
+def motion(first: Floats, second: Floats) -> Motion:
+    """Return the motion of clips (n,), by the mean absolute differences in time of each (`changes`).
 
     `jerk` is a ratio of two means; a clip's part in it is the linear one, (second - jerk first) / speed.
     """
+    speed = float(first.mean())
+    jerk = ratio(float(second.mean()), speed)
+    apart = (second - jerk * first) / speed if speed else np.full(len(first), math.nan)
+    return Motion(speed, jerk, first, apart)
+
+
+def changes(clips: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """Return the mean absolute first and second differences in time of each clip (n, T >= 3, H, W, C)."""
     first = np.diff(clips.astype(np.float32), axis=1)
-    second = np.diff(first, axis=1)
-    speed = float(np.abs(first).mean())
-    jerk = ratio(float(np.abs(second).mean()), speed)
-    of_first, of_second = (
-        np.abs(change).reshape(len(clips), -1).mean(1, dtype=np.float64) for change in (first, second)
-    )
-    apart = (of_second - jerk * of_first) / speed if speed else np.full(len(clips), math.nan)
-    return Motion(speed, jerk, of_first, apart)
+    found = (np.abs(each).reshape(len(clips), -1) for each in (first, np.diff(first, axis=1)))
+    one, two = (each.mean(1, dtype=np.float64) for each in found)
+    return one, two
 
 
 def ratio(value: float, reference: float) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from core.errors import WorkError
 from core.permutations import permutation
-from core.progress import Progress, say
+from core.progress import say
 from data.dataset.schema import IMAGE_BUCKET, VIDEO_BUCKET
 from data.media.formats import MediaError
 from data.media.images import decode_media
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-HELDOUT_SHARE = 0.2  # part of a dataset that has no held-out companion
 
 
 @dataclass(frozen=True)
@@ -39,79 +38,6 @@ class Shape:
     @property
     def is_clip(self) -> bool:
         return self.frames > 1
-
-
-@dataclass(frozen=True)
-class RealSamples:
-    """images: (N, H, W, 3), image_labels: (N,); clips: (M, T, H, W, 3), clip_labels: (M,); -1 is none."""
-
-    images: Pixels
-    image_labels: Labels
-    clips: Pixels
-    clip_labels: Labels
-    classes: tuple[str, ...]
-
-    def split(self, seed: int) -> tuple[RealSamples, RealSamples]:
-        """Set a random fifth of the images and of the clips aside; return (the rest, the fifth)."""
-        image_rows = permutation(seed, "held-out images", (), len(self.images))
-        clip_rows = permutation(seed, "held-out clips", (), len(self.clips))
-        heldout = self._rows(*(rows[: round(HELDOUT_SHARE * len(rows))] for rows in (image_rows, clip_rows)))
-        rest = self._rows(*(rows[round(HELDOUT_SHARE * len(rows)) :] for rows in (image_rows, clip_rows)))
-        return rest, heldout
-
-    def _rows(self, images: Labels, clips: Labels) -> RealSamples:
-        return RealSamples(
-            self.images[images],
-            self.image_labels[images],
-            self.clips[clips],
-            self.clip_labels[clips],
-            self.classes,
-        )
-
-
-def read(
-    dataset: Dataset,
-    image: Shape | None,
-    clip: Shape | None,
-    most: int,
-    *,
-    seed: int,
-    fps: float,
-    stride: int,
-) -> RealSamples:
-    """Decode at most `most` images and `most` clips, resized and centre-cropped to the given shapes.
-
-    A kind whose shape is None is not read. Clips are the first frames of each video; what cannot be decoded,
-    or is too short, is left out and counted on standard error. WorkError if nothing is left.
-    """
-    rate: dict[str, Any] = {"fps": fps, "stride": stride}
-    images = list(_read_all(dataset, image, most, seed, **rate)) if image else []
-    clips = list(_read_all(dataset, clip, most, seed, **rate)) if clip else []
-    if not images and not clips:
-        raise WorkError(f"{dataset.folder}: no readable image or clip to compare with")
-    return RealSamples(
-        *_stacked(
-            [(pixels[0], label) for pixels, label in images],
-            (image.height, image.width, 3) if image else (0, 0, 3),
-        ),
-        *_stacked(clips, (clip.frames, clip.height, clip.width, 3) if clip else (0, 0, 0, 3)),
-        classes=dataset.manifest.classes,
-    )
-
-
-def real_pixels(
-    dataset: Dataset, shape: Shape, most: int, *, seed: int, fps: float, stride: int
-) -> Iterator[Pixels]:
-    """Yield at most `most` samples, (H, W, 3) or (T, H, W, 3), resized and centre-cropped, one at a time.
-
-    WorkError if there is none.
-    """
-    found = 0
-    for pixels, _ in _read_all(dataset, shape, most, seed, fps=fps, stride=stride):
-        found += 1
-        yield pixels if shape.is_clip else pixels[0]
-    if not found:
-        raise nothing_readable(dataset, shape)
 
 
 def batched(samples: Iterable[Pixels], size: int) -> Iterator[Pixels]:
@@ -164,19 +90,3 @@ def read_rows(
             yield pixels, int(dataset.index[row]["label"])
     if left_out:
         say(f"{dataset.folder}: {left_out} of {len(rows)} left out (damaged, or under {shape.frames} frames)")
-
-
-def _read_all(
-    dataset: Dataset, shape: Shape, most: int, seed: int, *, fps: float, stride: int
-) -> Iterator[tuple[Pixels, int]]:
-    rows = chosen_rows(dataset, shape, most, seed)
-    with Progress(len(rows), "read real clips" if shape.is_clip else "read real images") as progress:
-        for found in read_rows(dataset, rows, shape, fps=fps, stride=stride):
-            if found is not None:
-                yield found
-            progress.advance()
-
-
-def _stacked(samples: list[tuple[Pixels, int]], shape: tuple[int, ...]) -> tuple[Pixels, Labels]:
-    pixels = np.stack([pixels for pixels, _ in samples]) if samples else np.zeros((0, *shape), np.uint8)
-    return pixels, np.array([label for _, label in samples], np.int64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,30 @@ import torch
 
 from core.distributed.device_choice import own_device
 from core.errors import UserError, below, renamed
+from core.files import fingerprint
+from core.queue import shared_job
+from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
-from data.media.images import from_tensor, to_tensor
 from data.media.pictures import enlarge, enlargement, page, write_png
-from models.autoencoder.interface import AnyAutoencoder
 from models.autoencoder.opening import open_autoencoder
-from models.autoencoder.psnr import psnr
 from models.extractors import lpips
+from models.precision import choose_alike
 from tools.evaluate.config import ReconstructionConfig
-from tools.evaluate.extractors.extractor import Pixels, distance_scores
-from tools.evaluate.extractors.inception_scores import InceptionScores, open_extractor
+from tools.evaluate.extractors.extractor import Pixels, Seen, distance_scores
+from tools.evaluate.extractors.inception_scores import open_extractor
 from tools.evaluate.measures import bootstrap_interval
-from tools.evaluate.moments import Reference
-from tools.evaluate.real_samples import Shape, batched, real_pixels, rule_of
-from tools.evaluate.ssim import SIDE, ssim
+from tools.evaluate.moments import Moments, Reference
+from tools.evaluate.real_samples import Shape, nothing_readable, rule_of
+from tools.evaluate.reconstruction_units import (
+    EACH,
+    OF_COPIES,
+    OF_ORIGINALS,
+    Copier,
+    ReconstructionUnits,
+)
+from tools.evaluate.shared.number_parts import PLACE, REAL, NumberParts
+from tools.evaluate.shared.real_side import Real
+from tools.evaluate.ssim import SIDE
 from tools.runs import rulers
 from tools.runs import score_names as names
 
@@ -49,31 +59,10 @@ class Comparison:
     seed: int
     batch: int
     device: str
+    threads: int
 
 
-@dataclass
-class _Seen:
-    """The measures of each image, and what is drawn of the first ones."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    shown: list[tuple[Pixels, Pixels]] = field(default_factory=list)
-
-    def add(self, name: str, values: list[float]) -> None:
-        """Append the measures of a batch."""
-        self.values.setdefault(name, []).extend(values)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The networks of a comparison, on a device.  distance, extractor: None without LPIPS, without rFID."""
-
-    autoencoder: AnyAutoencoder
-    distance: lpips.Lpips | None
-    extractor: InceptionScores | None
-    device: torch.device
-
-
-def opened(asked: Comparison) -> Opened:
+def opened(asked: Comparison) -> Copier:
     """Open what is compared with; UserError where a file, or the size, does not fit."""
     device, size = own_device(asked.device), asked.reconstruction.size
     with renamed({"autoencoder": "source"}):
@@ -85,34 +74,64 @@ def opened(asked: Comparison) -> Opened:
             autoencoder.latent_shape((1, *size))  # refuses a size that does not fit
         distance = _distance(asked.reconstruction, device)
     extractor = open_extractor(Path(asked.extractor_weights), device) if asked.extractor_weights else None
-    return Opened(autoencoder, distance, extractor, device)
+    return Copier(autoencoder, distance, extractor, device)
 
 
-def scores_of(asked: Comparison, opened: Opened, of: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """Return the content of scores.json, and draw some pairs into `output`.  of: hashes of both sides."""
-    seen, extractor = _Seen(), opened.extractor
-    copies = _copies(asked, opened, seen)
+def share(
+    asked: Comparison,
+    copier: Copier,
+    of: Mapping[str, Any],
+    output: Path,
+    queue: QueueConfig,
+    publish: Callable[[dict[str, Any]], None],
+) -> None:
+    """Take part in comparing images with their copies; one worker hands the scores to `publish`.
+
+    It also draws some pairs into `output`.  of: hashes of both sides.
+    """
+    torch.set_num_threads(asked.threads)
+    choose_alike()  # workers that see the same images give the same numbers
+    shape = Shape(1, *asked.reconstruction.size)
+    real = Real(Dataset(Path(asked.real)), shape, asked.most_real, asked.seed, 0.0, 1)
+    records = _records(asked, copier, of)
+
+    def put_together(parts: NumberParts) -> None:
+        scores = _scores_of(copier, real, parts, asked.seed)
+        (places,) = parts.whole(REAL, PLACE)
+        shown = [pixels for _, pixels in real.placed(places[:SHOWN, 0].astype(np.int64))]
+        copies = copier.copies(np.stack(shown))
+        _draw(list(zip(shown, copies, strict=True)), output)
+        publish({**scores, **records})
+
+    made_from = fingerprint({**of, **records[rulers.RULER], "threads": asked.threads})
+    units = ReconstructionUnits(output, copier, real, asked.batch, made_from, put_together)
+    shared_job.work(units, queue)
+
+
+def _scores_of(copier: Copier, real: Real, parts: NumberParts, seed: int) -> dict[str, Any]:
+    """Return the scores; WorkError where no image was readable."""
     found: dict[str, Any] = {}
-    if extractor is None:
-        for _ in copies:
-            pass
-    else:
-        made = extractor.see(copies)
-        # Read twice, so that memory does not grow with their number.
-        real = extractor.see(_originals(asked), is_real=True)
-        found = distance_scores(names.RFID, made, Reference.of(real.moments), asked.seed)
-        found |= extractor.singular(made.moments.count, "images", names.RFID)
-    for name, values in seen.values.items():
-        each = np.array(values)
-        found |= {name: float(each.mean()), names.interval(name): bootstrap_interval(each, asked.seed)}
-    found["images"] = len(seen.values[names.PSNR])
-    _draw(seen.shown, output)
-    return {**found, **_records(asked, opened.autoencoder, of, extractor.ruler if extractor else {})}
+    if copier.extractor is not None:
+        made, originals = (_seen(*parts.whole(REAL, name)) for name in (OF_COPIES, OF_ORIGINALS))
+    (places,) = parts.whole(REAL, PLACE)
+    if not len(places):
+        raise nothing_readable(real.data, real.shape)
+    if copier.extractor is not None:
+        found = distance_scores(names.RFID, made, Reference.of(originals.moments), seed)
+        found |= copier.extractor.singular(made.moments.count, "images", names.RFID)
+    for name in sorted(EACH & copier.widths.keys()):
+        each = parts.whole(REAL, name)[0][:, 0]
+        found |= {name: float(each.mean()), names.interval(name): bootstrap_interval(each, seed)}
+    return found | {"images": len(places)}
 
 
-def _records(
-    asked: Comparison, autoencoder: AnyAutoencoder, of: Mapping[str, Any], ruler: Mapping[str, Any]
-) -> dict[str, Any]:
+def _seen(features: np.ndarray) -> Seen:
+    moments = Moments.empty(features.shape[1])
+    moments.add(features)
+    return Seen(features, moments)
+
+
+def _records(asked: Comparison, copier: Copier, of: Mapping[str, Any]) -> dict[str, Any]:
     measured = {
         "measure": "reconstruction",
         "reconstruction_formulas": FORMULAS,
@@ -126,12 +145,12 @@ def _records(
             for name, file in asked.reconstruction.files().items()
             if file
         },
-        **ruler,
+        **(copier.extractor.ruler if copier.extractor else {}),
     }
     return {
         rulers.OF: dict(of),
         rulers.RULER: measured,
-        rulers.SUBJECT: {"autoencoder": autoencoder.identity},
+        rulers.SUBJECT: {"autoencoder": copier.autoencoder.identity},
     }
 
 
@@ -140,30 +159,6 @@ def _distance(config: ReconstructionConfig, device: torch.device) -> lpips.Lpips
         return None
     network = lpips.load(Path(config.lpips_network), Path(config.lpips_weights))
     return network.to(device)
-
-
-def _originals(asked: Comparison) -> Iterator[Pixels]:
-    shape = Shape(1, *asked.reconstruction.size)
-    pixels = real_pixels(
-        Dataset(Path(asked.real)), shape, asked.most_real, seed=asked.seed, fps=0.0, stride=1
-    )
-    return batched(pixels, asked.batch)
-
-
-def _copies(asked: Comparison, opened: Opened, seen: _Seen) -> Iterator[Pixels]:
-    """Yield copies, (n, H, W, 3), and note the measures of each and its original."""
-    for originals in _originals(asked):
-        with torch.no_grad():
-            x = to_tensor(originals[:, None]).to(opened.device)
-            copies = from_tensor(opened.autoencoder.decode(opened.autoencoder.encode(x)[:, 0]))[:, 0]
-            if opened.distance is not None:
-                y = to_tensor(copies[:, None]).to(opened.device)
-                seen.add(names.LPIPS, opened.distance(x[:, :, 0], y[:, :, 0]).tolist())
-        seen.add(names.PSNR, [psnr(a[None], b[None]) for a, b in zip(originals, copies, strict=True)])
-        seen.add(names.SSIM, ssim(torch.from_numpy(originals), torch.from_numpy(copies)).tolist())
-        missing = SHOWN - len(seen.shown)
-        seen.shown += list(zip(originals[:missing], copies[:missing], strict=True))
-        yield copies
 
 
 def _draw(pairs: list[tuple[Pixels, Pixels]], output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -64,12 +65,16 @@ def read_files(
     rows = rows_of(path)
     if len(rows) != count:
         raise WorkError(f"{path} lists {len(rows)} files, and the manifest tells of {count}")
-    pixels, labels = np.empty((count, *each), np.uint8), np.full(count, -1, np.int64)
+    pixels = np.empty((count, *each), np.uint8)
     for number, row in enumerate(rows):
         pixels[number] = read_file(path.parent, row, frames, each)
-        name = row["request"].get("class", "")
-        labels[number] = classes.index(name) if name in classes else -1
-    return pixels, labels
+    return pixels, labels_of(rows, classes)
+
+
+def labels_of(rows: Sequence[FileRow], classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return the label of each file, -1 for no class."""
+    named = [row["request"].get("class", "") for row in rows]
+    return np.array([classes.index(name) if name in classes else -1 for name in named], np.int64)
 
 
 def read_file(folder: Path, row: FileRow, frames: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:

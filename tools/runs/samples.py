@@ -26,7 +26,7 @@ from core.reading.json_files import Malformed
 from core.reading.json_scalars import Range
 from core.run.folder import SAMPLES
 from core.run.ways_out import holds, ways_out
-from tools.runs.sample_files import FileRow, read_file, read_files, rows_of
+from tools.runs.sample_files import FileRow, labels_of, read_file, read_files, rows_of
 
 ARRAYS = "samples.npz"
 OVERVIEW = "overview.png"  # beside these, of some of them
@@ -155,6 +155,18 @@ class Samples:
             return np.stack([read_file(self.folder, row, self.frames, each) for row in files])
         with self._archive() as arrays:
             return arrays.rows("arr_0", (self.count, *each), np.uint8, rows)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Their labels (N,), -1 for no class; WorkError as `load`."""
+        if "files" in self.record:
+            return labels_of(self._rows, tuple(self.record.get("classes", ())))
+        with self._archive() as arrays:
+            labels = arrays.read("labels", 8 * self.count)
+        if labels.shape != (self.count,) or labels.dtype.kind not in "iuf" or not np.isfinite(labels).all():
+            found = f"labels {labels.dtype} {labels.shape}"
+            raise WorkError(f"{self.folder / ARRAYS} holds {found}, and {SAMPLES} tells of {self.count}")
+        return labels.astype(np.int64)
 
     @contextlib.contextmanager
     def _archive(self) -> Iterator[Archive]:

@@ -7,6 +7,7 @@ import torch
 
 from core.draws import Draws
 from tools.evaluate import classifier
+from tools.evaluate.classified import looks
 
 QUICK = classifier.Training(steps=60, batch=32, width=8)
 
@@ -22,10 +23,12 @@ def shapes(count: int, seed: int, size: int = 32) -> tuple[np.ndarray, np.ndarra
 
 def test_learns_shapes_and_repeats_itself() -> None:
     frames, labels = shapes(200, 0)
-    first, again = (classifier.train_classifier(frames, labels, 2, 3, QUICK) for _ in range(2))
+    first, again = (
+        classifier.train_classifier(classifier.to_input(frames), labels, 2, 3, QUICK) for _ in range(2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     unseen, answers = shapes(100, 1)
-    verdict = classifier.judge(first, unseen)
+    verdict = classifier.judge(first, classifier.to_input(unseen))
     assert verdict.agreement(answers) > 0.95
     assert verdict.features.shape == (100, 64)
     assert np.allclose(verdict.probabilities.sum(1), 1)
@@ -34,18 +37,21 @@ def test_learns_shapes_and_repeats_itself() -> None:
 
 def test_judging_does_not_depend_on_the_batch() -> None:
     frames, labels = shapes(50, 0)
-    model = classifier.train_classifier(frames, labels, 2, 0, classifier.Training(steps=5, batch=8, width=8))
-    whole, parts = classifier.judge(model, frames, 50), classifier.judge(model, frames, 7)
+    model = classifier.train_classifier(
+        classifier.to_input(frames), labels, 2, 0, classifier.Training(steps=5, batch=8, width=8)
+    )
+    x = classifier.to_input(frames)
+    whole, parts = classifier.judge(model, x, 50), classifier.judge(model, x, 7)
     assert np.allclose(whole.features, parts.features, atol=1e-5)
 
 
 def test_clips_are_judged_by_their_middle_frames() -> None:
     frames, labels = shapes(200, 0)
-    model = classifier.train_classifier(frames, labels, 2, 3, QUICK)
+    model = classifier.train_classifier(classifier.to_input(frames), labels, 2, 3, QUICK)
     middle, answers = shapes(20, 5)
     clips = np.random.default_rng(0).integers(0, 256, (20, 9, 32, 32, 3), np.uint8)
     clips[:, 3:6] = middle[:, None]
-    assert classifier.judge_clips(model, clips).agreement(answers) > 0.9
+    assert classifier.judge_clips(model, looks.middle_of(clips)).agreement(answers) > 0.9
     assert np.array_equal(classifier.middle_frames(clips), clips[:, 3:6])
     assert classifier.middle_frames(clips[:, :1]).shape[1] == 1
 

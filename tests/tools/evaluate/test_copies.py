@@ -19,7 +19,11 @@ def blocks(seed: int, count: int) -> np.ndarray:
 
 
 def share_of_copies(images: np.ndarray, training: np.ndarray) -> float:
-    return copies.nearest(images, training).share_of_copies
+    return nearest(images, training).share_of_copies
+
+
+def nearest(images: np.ndarray, training: np.ndarray) -> copies.Nearest:
+    return copies.nearest(copies.thumbnails(images), copies.thumbnails(training))
 
 
 def test_blurred_and_brighter_copies_are_found_and_other_pictures_are_not() -> None:
@@ -38,7 +42,10 @@ def test_the_closest_pairs_come_first_and_are_drawn(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(copies, "BLOCK", 3)
     training = blocks(0, 7)
     images = np.concatenate([blocks(3, 4), training[5:6], (training[2:3] * 0.5).astype(np.uint8)])
-    shares, pairs = copies.report(images, training, training[:1], tmp_path, seed=0)
+    found = nearest(images, training)
+    shares, pairs = copies.shares(found, nearest(training[:1], training), seed=0), copies.closest(found)
+    shown = [images[pair["sample"]] for pair in pairs], [training[pair["training"]] for pair in pairs]
+    copies.draw(*shown, tmp_path)
     assert [(pair["sample"], pair["training"]) for pair in pairs[:2]] == [(4, 5), (5, 2)]
     assert pairs[0]["correlation"] == pytest.approx(1, abs=1e-4)
     assert [pair["correlation"] for pair in pairs] == sorted((p["correlation"] for p in pairs), reverse=True)
@@ -46,5 +53,5 @@ def test_the_closest_pairs_come_first_and_are_drawn(tmp_path: Path, monkeypatch:
     assert shares == {"copies": pytest.approx(2 / 6), "copies_real": 1}
     sheet = np.asarray(Image.open(tmp_path / copies.PICTURE))
     windows = np.lib.stride_tricks.sliding_window_view(sheet, (128, 128, 3))[::1, ::1, 0]
-    shown = enlarge(images[4], 2)
-    assert any((window == shown).all() for window in windows[:16].reshape(-1, 128, 128, 3))
+    first = enlarge(images[4], 2)
+    assert any((window == first).all() for window in windows[:16].reshape(-1, 128, 128, 3))

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from core.errors import UserError, WorkError
 from core.files import fingerprint, sealed, sha256_file, write_json
+from data.dataset.index import Dataset
 from models.autoencoder import kl, store
 from tools import digits
-from tools.evaluate import by_classifier
 from tools.evaluate import job as evaluate
 from tools.evaluate.classifier import train_classifier
 from tools.evaluate.measuring.measuring import table
-from tools.evaluate.real_samples import RealSamples
+from tools.evaluate.real_samples import Shape, chosen_rows, read_rows
 from tools.runs.samples import find_samples
 from tools.shard import job as shard
 
@@ -52,14 +53,29 @@ def write_samples(folder: Path, pixels: Pixels, labels: Pixels) -> Path:
     return folder
 
 
+@dataclasses.dataclass(frozen=True)
+class RealSamples:
+    """All images and clips of a dataset, with their labels."""
+
+    images: Pixels
+    image_labels: Pixels
+    clips: Pixels
+    clip_labels: Pixels
+
+    @classmethod
+    def of(cls, place: Path) -> RealSamples:
+        dataset, found = Dataset(place), list[Pixels]()
+        for shape in (Shape(1, 32, 32), Shape(9, 32, 32)):
+            rows = chosen_rows(dataset, shape, 10_000, 0)
+            read = [each for each in read_rows(dataset, rows, shape, fps=0.0, stride=1) if each is not None]
+            pixels = np.stack([pixels for pixels, _ in read])
+            found += [pixels if shape.is_clip else pixels[:, 0], np.array([label for _, label in read])]
+        return cls(*found)
+
+
 @pytest.fixture(scope="module")
-def real(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RealSamples:
-    shapes = tmp_path_factory.mktemp("shapes")
-    write_samples(shapes / "images", np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1))
-    write_samples(shapes / "clips", np.zeros((1, 9, 32, 32, 3), np.uint8), np.zeros(1))
-    chosen = config(data, shapes)
-    samples, how = find_samples(shapes), {"seed": 0, "fps": 0.0, "stride": 1}
-    return by_classifier.read_real(chosen.real, chosen.heldout, samples, chosen.most_real, **how)[0]
+def real(data: Path) -> RealSamples:
+    return RealSamples.of(data / "real")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +88,8 @@ def trained() -> dict[str, Any]:
 def judges(trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Train a judge once for all tests of its samples; test_classifier.py has that it repeats itself."""
 
-    def train(frames: Pixels, labels: Pixels, *settings: Any) -> Any:
-        key = fingerprint([sha256(frames.tobytes()).hexdigest(), labels.tolist(), repr(settings)])
+    def train(frames: Tensor, labels: Pixels, *settings: Any) -> Any:
+        key = fingerprint([sha256(frames.numpy().tobytes()).hexdigest(), labels.tolist(), repr(settings)])
         if key not in trained:
             trained[key] = train_classifier(frames, labels, *settings)
         return trained[key]
@@ -172,16 +188,6 @@ def test_without_classes_there_is_no_agreement_but_all_else(
     assert scores["class_agreement"] is None
     assert scores["precision"] > 0.5
     assert scores["frechet"] < 3 * scores["frechet_real"]
-
-
-def test_split_takes_a_fifth_and_loses_nothing(real: RealSamples) -> None:
-    rest, fifth = real.split(seed=0)
-    assert len(fifth.images) == round(0.2 * len(real.images))
-    assert len(rest.clips) + len(fifth.clips) == len(real.clips)
-    together = np.concatenate([rest.images, fifth.images]).reshape(len(real.images), -1)
-    assert np.array_equal(
-        np.unique(together, axis=0), np.unique(real.images.reshape(len(together), -1), axis=0)
-    )
 
 
 def test_two_folders_of_images_and_damaged_manifests_are_refused(data: Path, tmp_path: Path) -> None:

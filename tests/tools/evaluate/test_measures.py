@@ -65,27 +65,28 @@ def test_motion_of_a_ramp_has_no_jerk_and_of_an_alternation_twice_its_speed() ->
     ramp = np.arange(0, 50, 10, dtype=np.uint8)[None, :, None, None, None] + np.zeros(
         (1, 5, 2, 2, 3), np.uint8
     )
-    assert measures.motion(ramp) == measures.Motion(10, 0)
+    assert measures.motion(*measures.changes(ramp)) == measures.Motion(10, 0)
     flicker = np.array([0, 8, 0, 8], np.uint8)[None, :, None, None, None] + np.zeros(
         (1, 4, 2, 2, 3), np.uint8
     )
-    assert measures.motion(flicker) == measures.Motion(8, 2)
+    assert measures.motion(*measures.changes(flicker)) == measures.Motion(8, 2)
 
 
 def test_parts_of_clips_give_the_intervals_of_their_motion() -> None:
     random = np.random.default_rng(0)
     clips = random.integers(0, random.integers(2, 256, (30, 1, 1, 1, 1)), (30, 4, 3, 3, 1)).astype(np.uint8)
-    found = measures.motion(clips)
+    found = measures.motion(*measures.changes(clips))
     assert found.speeds.mean() == pytest.approx(found.speed, rel=1e-6)
     assert found.jerks.mean() == pytest.approx(0, abs=1e-6)
-    without = [measures.motion(np.delete(clips, number, 0)) for number in range(30)]
+    without = [measures.motion(*measures.changes(np.delete(clips, number, 0))) for number in range(30)]
     for parts, values in (
         (found.speeds, [each.speed for each in without]),
         (found.jerks, [each.jerk for each in without]),
     ):
         jackknife = np.std(values) * np.sqrt(29)  # the standard error, by leaving each clip out
         assert measures.bootstrap_interval(parts, 0) == pytest.approx(1.96 * jackknife, rel=0.15)
-    assert np.isnan(measures.motion(np.zeros((2, 4, 1, 1, 1), np.uint8)).jerks).all()
+    still = measures.changes(np.zeros((2, 4, 1, 1, 1), np.uint8))
+    assert np.isnan(measures.motion(*still).jerks).all()
 
 
 def test_subsets_are_repeatable_and_differ() -> None:

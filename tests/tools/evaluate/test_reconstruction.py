@@ -17,7 +17,7 @@ from models.autoencoder import kl, store
 from models.extractors import lpips
 from tests.models.extractors.made_weights import save_lpips
 from tools.evaluate import job as evaluate
-from tools.evaluate import reconstruction
+from tools.evaluate import reconstruction_units as reconstruction
 from tools.evaluate.config import ReconstructionConfig
 from tools.evaluate.ssim import ssim
 from tools.shard import job as shard

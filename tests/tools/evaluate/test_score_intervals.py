@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.tools.evaluate.test_features import gaussian, sums
-from tools.evaluate import by_classifier
+from tools.evaluate.classified import comparing
 from tools.evaluate.extractors.extractor import Seen, neighbour_scores
 from tools.evaluate.features.halves import Halves
 from tools.evaluate.features.inception_score import inception_score
@@ -141,12 +141,12 @@ def test_the_interval_of_a_mean_covers_it() -> None:
 def test_intervals_of_precision_and_recall_leave_blocks_out_of_all_subsets() -> None:
     random = np.random.default_rng(0)
     made, train, heldout = random.standard_normal((300, 4)) + 0.5, *random.standard_normal((2, 250, 4))
-    found = by_classifier.compare(made, train, heldout, count=50, draws=3, seed=1)
+    found = comparing.compare(made, train, heldout, count=50, draws=3, seed=1)
     assert found["neighbour_count"] == 250
     assert 0.01 < found["precision_interval"] < 0.2
     assert 0.01 < found["recall_interval"] < 0.2
     assert "frechet_interval" not in found  # sets of 50: too few
-    few = by_classifier.compare(made[:199], train, heldout, count=50, draws=3, seed=1)
+    few = comparing.compare(made[:199], train, heldout, count=50, draws=3, seed=1)
     assert "recall_interval" not in few
 
 
@@ -158,7 +158,7 @@ def test_intervals_of_means_over_subsets_cover_the_expected_score() -> None:
     rows = []
     for seed in range(300):
         made = 1.1 * np.random.default_rng(1000 + seed).standard_normal((450, 4)) + 0.3
-        found = by_classifier.compare(made, train, heldout, count=250, draws=3, seed=1)
+        found = comparing.compare(made, train, heldout, count=250, draws=3, seed=1)
         rows.append([[found[name], found[f"{name}_interval"]] for name in names])
     values, halves = np.array(rows).transpose(2, 0, 1)
     covered = dict(zip(names, (abs(values - values.mean(0)) <= halves).mean(0), strict=True))

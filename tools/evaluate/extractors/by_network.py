@@ -21,11 +21,12 @@ from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
 from models.precision import choose_alike
 from tools.evaluate.extractors.extractor import Extractor, Seen
-from tools.evaluate.extractors.feature_parts import MADE, REAL, FeatureParts
-from tools.evaluate.extractors.feature_units import FeatureUnits, Real
+from tools.evaluate.extractors.feature_units import FeatureUnits
 from tools.evaluate.extractors.kinds import KINDS
 from tools.evaluate.extractors.reference_pictures import ReferencePictures, pictures_of
 from tools.evaluate.real_samples import Shape, nothing_readable, rule_of
+from tools.evaluate.shared.number_parts import MADE, REAL, NumberParts
+from tools.evaluate.shared.real_side import Real
 from tools.runs import rulers
 from tools.runs.sample_files import prompts_of
 from tools.runs.samples import Samples
@@ -72,7 +73,7 @@ def share(
     settings = {name: getattr(asked, name) for name in ("most_real", "seed", "fps", "stride", "threads")}
     made_from = fingerprint({**of, **extractor.ruler, **settings})
 
-    def put_together(parts: FeatureParts) -> None:
+    def put_together(parts: NumberParts) -> None:
         publish(_scores_of(samples, extractor, real, parts, asked, of))
 
     units = FeatureUnits(output, extractor, samples, real, asked.batch, made_from, put_together)
@@ -93,7 +94,7 @@ def _scores_of(
     samples: Samples,
     extractor: Extractor,
     real: Real | ReferencePictures | None,
-    parts: FeatureParts,
+    parts: NumberParts,
     asked: Comparison,
     of: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _scores_of(
 
 
 def _against(
-    extractor: Extractor, made: Seen, real: Real, parts: FeatureParts, of: Mapping[str, Any]
+    extractor: Extractor, made: Seen, real: Real, parts: NumberParts, of: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return scores against real samples, and what the ruler says of these."""
     seen = extractor.seen(parts.of(REAL), is_real=True) if len(real.rows) else None
@@ -132,7 +133,7 @@ def _against_reference(
     extractor: Extractor,
     made: Seen,
     pictures: ReferencePictures | None,
-    parts: FeatureParts,
+    parts: NumberParts,
     asked: Comparison,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return scores against published statistics, and, by the pictures beside these, all others."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tools.evaluate.config import DensityConfig
 from tools.evaluate.density import of_cache, summary
-from tools.evaluate.measuring.measuring import Measuring
+from tools.evaluate.measuring.measuring import MeasuringAlone
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def lines(asked: Settings) -> list[str]:
     return [f"{asked.measure} of {count} samples of {asked.real}, under the {named}"]
 
 
-class OfCache(Measuring):
+class OfCache(MeasuringAlone):
     """A run and a cache."""
 
     def __init__(self, asked: Settings) -> None:

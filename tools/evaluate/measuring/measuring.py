@@ -22,16 +22,27 @@ class Measuring(ABC):
     samples: Sequence[Samples] = ()
 
     @abstractmethod
-    def measure(self, output: Path) -> dict[str, Any]:
-        """Return the content of scores.json; pictures and rows go to `output`."""
-
     def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
-        """Measure, and have one worker, where several share it, hand the content of scores.json over."""
-        publish(self.measure(output))
+        """Take part in measuring; one worker hands the content of scores.json to `publish`.
+
+        Pictures and rows go to `output`.
+        """
 
     def table(self, scores: Mapping[str, Any]) -> str:
         """Lay the scores out for a terminal."""
         return table(scores)
+
+
+class MeasuringAlone(Measuring):
+    """A measurement by one process."""
+
+    @abstractmethod
+    def measure(self, output: Path) -> dict[str, Any]:
+        """Return the content of scores.json; rows go to `output`."""
+
+    def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
+        """Measure all."""
+        publish(self.measure(output))
 
 
 def table(scores: Mapping[str, Any]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core.queue.config import QueueConfig
 from tools.evaluate import reconstruction, scored
 from tools.evaluate.measuring.measuring import Measuring
 from tools.evaluate.reconstruction import Comparison
@@ -28,6 +30,6 @@ class OfAutoencoder(Measuring):
         lpips = {f"reconstruction.{name}": file for name, file in asked.reconstruction.files().items()}
         self.of |= scored.hashes_of_weights(lpips | {"extractor_weights": asked.extractor_weights})
 
-    def measure(self, output: Path) -> dict[str, Any]:
-        """Compare images with their copies."""
-        return reconstruction.scores_of(self._asked, self._networks, self.of, output)
+    def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
+        """Compare images with their copies, with other workers."""
+        reconstruction.share(self._asked, self._networks, self.of, output, queue, publish)

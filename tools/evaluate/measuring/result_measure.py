@@ -9,7 +9,7 @@ from typing import Any
 from core.config.sections import section
 from core.errors import UserError
 from tools.evaluate import scored
-from tools.evaluate.measuring.measuring import Measuring
+from tools.evaluate.measuring.measuring import MeasuringAlone
 from tools.evaluate.packages import imported
 from tools.runs.samples import find_samples, require_one_origin
 
@@ -30,7 +30,7 @@ def lines(asked: Settings) -> list[str]:
     return [f"{scores} scores of {asked.imported}, by {asked.package}"]
 
 
-class OfResult(Measuring):
+class OfResult(MeasuringAlone):
     """Samples, and the file of a result."""
 
     def __init__(self, asked: Settings) -> None:

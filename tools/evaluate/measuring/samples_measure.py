@@ -62,21 +62,17 @@ class OfSamples(Measuring):
         self.of |= scored.hashes_of_weights({"extractor_weights": asked.extractor_weights})
 
     def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
-        """Score the samples; workers share what a network has to see."""
+        """Score the samples, with other workers."""
         if self._asked.extractor == "classifier":
-            super().work(output, queue, publish)
+            from tools.evaluate import by_classifier
+
+            asked = section(by_classifier.Comparison, self._asked)
+            by_classifier.share(list(self.samples), asked, self.of, self._beside, output, queue, publish)
             return
         from tools.evaluate.extractors import by_network
 
         network = section(by_network.Comparison, self._asked)
         by_network.share(self.samples[0], network, self.of, output, queue, publish)
-
-    def measure(self, output: Path) -> dict[str, Any]:
-        """Score the samples by a classifier."""
-        from tools.evaluate import by_classifier
-
-        classifier = section(by_classifier.Comparison, self._asked)
-        return by_classifier.scores_of(list(self.samples), classifier, self.of, self._beside, output)
 
 
 def _beside(asked: Settings) -> dict[str, str]:

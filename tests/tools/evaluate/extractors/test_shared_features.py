@@ -197,24 +197,10 @@ def test_the_command_starts_workers_itself(material: Path, alone: bytes, tmp_pat
     assert found["ruler"] == expected["ruler"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, "processes=2: expected 1, with extractor=classifier, which is trained first"),
-        ({"measure": "reconstruction"}, "processes=2: expected 1, with measure=reconstruction"),
-        ({"imported": "r.json", "package": "p"}, "processes=2: expected 1, since a result is imported"),
-    ],
-)
-def test_what_one_process_measures_is_refused_to_several(fields: Any, expected: str) -> None:
-    with pytest.raises(UserError) as refusal:
-        evaluate.Config(source="s", output="o", real="", processes=2, **fields)
-    assert str(refusal.value) == expected
-
-
 def test_tasks_of_another_launcher_are_refused_what_one_process_measures(
-    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="tasks=2: expected 1, with extractor=classifier"):
-        evaluate.run(evaluate.Config(source=str(material / "samples"), output=str(tmp_path), real="r"))
+    with pytest.raises(UserError, match="tasks=2: expected 1, with measure=bound"):
+        evaluate.run(evaluate.Config(source="run", output=str(tmp_path), real="r", measure="bound"))

@@ -1,0 +1,1 @@
+"""Scores by a classifier that is trained on the spot: what is kept of samples, its training, the verdicts."""

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from core import garbage
+
 SMALL = 1e9  # numbers of the input times parameters: up to here a pass takes less time than fake tensors do
 
 Pass = Callable[[], tuple[nn.Module, Callable[[], Tensor]]]
@@ -73,9 +75,10 @@ def live_bytes(make: Pass, *, dtype: torch.dtype, device: torch.device, fake: bo
     fake: over shapes alone, which loads torch's compiler; else the pass is computed.
     """
     if fake:
-        from torch._subclasses import FakeTensorMode
+        with garbage.none_expected():
+            from torch._subclasses import FakeTensorMode
 
-        shapes: contextlib.AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True)
+            shapes: contextlib.AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True)
     else:
         shapes = contextlib.nullcontext()
     devices = [device] if device.type == "cuda" else []

@@ -186,6 +186,12 @@ def untrained_frames(source: Path, sampled: int, frame_lag: int = 0) -> list[str
     ]
 
 
+def require_text(text: str, space: LatentSpace, field: str) -> None:
+    """Raise UserError, of the field, for a text where the run has learned from none."""
+    if text and space.text is None:
+        raise UserError(field, text, "none, since the run was trained without text")
+
+
 def turns_of(classes: Collection[str], prompts: Collection[str], space: LatentSpace) -> list[int]:
     """Return labels of the classes that take turns; [-1] where there are none, or only prompts are given."""
     return [-1] if prompts and not classes else chosen_classes(classes, space)

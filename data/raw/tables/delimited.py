@@ -38,15 +38,19 @@ class _Form:
     within: str
 
 
-def read(path: Path, encoding: Encoding, within: str) -> Table:
-    """Open a table; UserError where it is empty, of another encoding, or its lines do not fit each other."""
+def read(path: Path, encoding: Encoding, within: str, *, one_by_one: bool = False) -> Table:
+    """Open a table; UserError where it is empty, of another encoding, or its lines do not fit each other.
+
+    one_by_one: whether a row with another number of fields than the header is one with a problem instead, for
+    rows that people write by hand and look at one by one.
+    """
     form = _form(path, encoding, within)
     columns = next((tuple(fields) for _, fields in _lines(path, form)), ())
     if not columns:
         raise UserError(f"{path}: empty; its first line names the columns")
 
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
-        return _rows(path, form, columns)
+        return _rows(path, form, columns, one_by_one=one_by_one)
 
     head = tuple(row.fields for row in itertools.islice(_head(path, form, columns), HEAD))
     usual = form.delimiter == ("\t" if path.suffix.lower() == ".tsv" else ",")
@@ -128,12 +132,15 @@ def _head(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
         return  # met again where all rows are read
 
 
-def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
+def _rows(path: Path, form: _Form, columns: tuple[str, ...], *, one_by_one: bool) -> Iterator[Row]:
     """Yield all rows; UserError at the end if one has another number of fields, or swallowed the next."""
     wrong: list[str] = []
     names = [name.strip() for name in columns]
     for number, (line, fields) in enumerate(itertools.islice(_lines(path, form), 1, None), 1):
-        if len(fields) != len(columns):
+        if len(fields) != len(columns) and one_by_one:
+            has = f"{counted(len(fields), 'field')}, where the header has {len(columns)}"
+            yield Row(number, {}, f"{has}; a text with a {_kind(form)} stands in double quotes", line)
+        elif len(fields) != len(columns):
             wrong.append(f"line {line} has {len(fields)}")
         elif _swallowed(fields, form.delimiter):
             raise UserError(
@@ -144,11 +151,14 @@ def _rows(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:
             yield Row(number, dict(zip(names, fields, strict=True)), line=line)
     if wrong:
         more = f" and {counted(len(wrong) - MOST_LINES, 'other')}" if len(wrong) > MOST_LINES else ""
-        kind = DELIMITERS.get(form.delimiter, form.delimiter)
         raise UserError(
             f"{path}: the header has {counted(len(columns), 'field')}, {', '.join(wrong[:MOST_LINES])}{more}"
-            f'; put texts with a {kind} into double quotes ("...")'
+            f'; put texts with a {_kind(form)} into double quotes ("...")'
         )
+
+
+def _kind(form: _Form) -> str:
+    return DELIMITERS.get(form.delimiter, form.delimiter)
 
 
 def _swallowed(fields: list[str], delimiter: str) -> bool:

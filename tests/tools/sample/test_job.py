@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
 from data.media.images import decode_image, decode_video
-from tests.tools.made_runs import make_run
+from models.denoisers.dit import DiT
+from tests.tools.made_runs import MODEL, make_run
+from tools.runs import loaded_run
 from tools.runs.samples import Samples, find_samples
 from tools.sample import batches
 from tools.sample import job as sample
@@ -129,6 +132,19 @@ def test_frames_that_the_run_has_not_seen_need_a_size(run: Path) -> None:
         sample.run(config(run, "odd", frames=6))
     pixels, _ = draw(run, "sized", frames=5, height=16, width=24, count=1)
     assert pixels.shape == (1, 5, 16, 24, 3)
+
+
+def test_a_size_that_the_patch_does_not_divide_is_refused_in_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", monkeypatch)
+    text = (run / "config.yaml").read_text().replace("patch: [1, 1, 1]", "patch: [1, 2, 2]")
+    (run / "config.yaml").write_text(text)
+    state = DiT(replace(MODEL, patch=(1, 2, 2))).state_dict()
+    monkeypatch.setattr(loaded_run, "load_weights", lambda *_: state)
+    expected = r"1 x 24 x 16: expected a size whose latents, 1 x 3 x 2 here, model\.patch=\(1, 2, 2\) divides"
+    with pytest.raises(UserError, match=rf"^frames, height, width={expected}; a latent is 8 x 8 pixels"):
+        sample.run(config(run, "odd", height=24, width=16))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

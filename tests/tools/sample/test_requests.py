@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,24 @@ def test_bad_rows_are_named_and_left_out_within_a_budget(
     assert "2 rows left out: row 2: class=fox" in capfd.readouterr().err
 
 
+def test_the_budget_is_one_for_lines_that_are_none_and_rows_that_cannot_be_made(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "class,steps\ncat,2\ndog,2,3\nfox,2\neel,none\n"
+    named = r"row 2: 3 fields, where the header has 2; .*; row 3: class=fox: .*; row 4: steps=none"
+    for budget in (0, 2):
+        with pytest.raises(UserError, match="rows cannot be used"):
+            sample.run(config(run, "bad", "r.csv", text, bad_requests=budget))
+    with pytest.raises(UserError, match=f"3 rows cannot be used: {named}"):
+        sample.plan(config(run, "bad", "r.csv", text, bad_requests=2))
+    sample.run(config(run, "few", "r.csv", text, bad_requests=3))
+    assert re.search(f"3 rows left out: {named}", capfd.readouterr().err)
+    assert [row["request"]["class"] for row in rows_of(run.parent / "few")] == ["cat"]
+    with pytest.raises(UserError, match="at least one request that can be used"):
+        sample.run(config(run, "none", "r.csv", "class\nfox\n", bad_requests=9))
+    assert not (run.parent / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
@@ -154,13 +173,22 @@ def test_bad_rows_are_named_and_left_out_within_a_budget(
         ("r.yaml", "prompts: [a]\n", "YAML with a list under `requests:`"),
         ("r.xml", "<a/>", r"\.txt \(a prompt a line\)"),
         ("r.txt", "\n", "at least one request"),
-        ("r.txt", "a cat\n", "none, since the run was trained without text"),
+        ("r.txt", "a cat\n", "row 1: prompt=a cat: expected none, since the run was trained without text"),
+        ("r.csv", "class,class\ncat,dog\n", "columns of different names; 'class' is there more than once"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(run: Path, name: str, text: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         sample.run(config(run, "bad", name, text))
     assert not (run.parent / "bad").exists()
+
+
+def test_a_dry_run_refuses_texts_that_the_run_refuses(run: Path) -> None:
+    for fields in ({"prompts": ("a cat",)}, {"negative_prompt": "a cat"}):
+        made = sample.Config(source=str(run), output=str(run.parent / "bad"), **fields)  # type: ignore[arg-type]
+        for do in (sample.plan, sample.run):
+            with pytest.raises(UserError, match=r"prompts?=a cat: expected none, since the run was"):
+                do(made)
 
 
 def test_requests_leave_no_room_for_other_fields(run: Path) -> None:
@@ -193,7 +221,9 @@ def test_random_labels_do_not_depend_on_the_count(run: Path) -> None:
     assert labels[1][:3] * 20 != labels[1]
 
 
-def test_presets_write_what_their_packages_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_presets_write_what_their_packages_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", monkeypatch, text={"tokens": 1, "width": 8, "precision": "fp32"})
+
     def embed(texts: tuple[str, ...], *others: object) -> Prompts | None:
         return (
             Prompts(texts, torch.zeros(len(texts), 1, 8), torch.ones(len(texts), dtype=torch.int64))
@@ -250,7 +280,8 @@ def test_a_row_of_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path.write_bytes("class,name\ncat,caf\u00e9\ndog,x\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"1 row cannot be used: row 1: name=.*expected text in UTF-8"):
         reading.read_requests(reading.rows_of(path), path, 0)
-    assert [each.row for each in reading.read_requests(reading.rows_of(path), path, 1)] == [2]
+    found, wrong = reading.read_requests(reading.rows_of(path), path, 1)
+    assert [[each.row for each in rows] for rows in (found, wrong)] == [[2], [1]]
 
 
 def test_an_encoder_that_takes_no_such_frames_is_named_beforehand() -> None:

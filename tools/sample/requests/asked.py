@@ -14,7 +14,7 @@ from tools.sample.config import Config, FilesConfig
 from tools.sample.given.config import TaskConfig
 from tools.sample.prompts import read_prompts
 from tools.sample.requests.presets import PRESETS, PresetName, metadata_of
-from tools.sample.requests.reading import Numbered, read_requests, rows_of
+from tools.sample.requests.reading import Numbered, Wrong, read_requests, rows_of
 
 USUAL_FPS = 12.0  # of films of a run that does not say at which rate its clips play
 
@@ -53,6 +53,7 @@ class SampleSettings:
 class Asked:
     """Prompts that take turns, or requests; metadata by number of a request's row.
 
+    wrong: rows of the file that are no requests.
     files: SHA-256 of pictures and clips that samples are made from, by path.
     """
 
@@ -60,6 +61,7 @@ class Asked:
     requests: tuple[Numbered, ...] = ()
     metadata: Mapping[int, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    wrong: tuple[Wrong, ...] = ()
 
     @property
     def hashes(self) -> list[str]:
@@ -80,10 +82,10 @@ def read_asked(settings: SampleSettings) -> Asked:
     path = Path(settings.requests)
     rows = list(rows_of(path))
     listed = PRESETS[settings.preset].read(rows) if settings.preset else rows
-    found = read_requests(listed, path, settings.bad_requests)
+    found, wrong = read_requests(listed, path, settings.bad_requests)
     places = {path for each in found for path in each.request.places.values()}
     files = _hashed(places | {*settings.task.places.values()})
-    return Asked((), tuple(found), metadata_of(settings.preset, rows), files)
+    return Asked((), tuple(found), metadata_of(settings.preset, rows), files, tuple(wrong))
 
 
 def _hashed(paths: Iterable[str]) -> dict[str, str]:

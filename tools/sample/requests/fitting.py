@@ -52,7 +52,7 @@ def make_schedule(
             require_trained(space, sampler, given, negative, frames=frames)
 
     if asked.requests:
-        return by_requests(asked.requests, settings, space, check, asked.metadata)
+        return by_requests(asked, settings, space, check)
     schedule = by_turns(settings, asked.texts, space)
     with below("files"):  # its sampler is judged once it is known that a job in the output is the same
         require_kind(settings.files, schedule.forms[0])
@@ -86,6 +86,11 @@ def require_kind(files: FilesConfig, form: Form) -> None:
         require_fitting(*files.of(form.size.frames), form.size.frames)
 
 
+def by(*lengths: int) -> str:
+    """Return lengths as people write them, "17 x 32 x 32"."""
+    return " x ".join(map(str, lengths))
+
+
 def latent_shape(
     space: LatentSpace, network: DenoiserConfig, autoencoder: AnyAutoencoder, size: Size
 ) -> tuple[int, int, int, int]:
@@ -102,6 +107,10 @@ def latent_shape(
         raise UserError("frames", size.frames, expected)
     height, width = size.height or known[0][0], size.width or known[0][1]
     latent = autoencoder.latent_shape((size.frames, height, width))
-    with below("model"):
+    try:
         network.tokens(latent)
+    except UserError as error:
+        of_size = f"a size whose latents, {by(*latent)} here, model.{error.field}={error.value} divides"
+        expected = f"{of_size}; a latent is {by(factor, factor)} pixels"
+        raise UserError("frames, height, width", by(size.frames, height, width), expected) from None
     return (shapes[0][0], *latent)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from core.config.yaml_files import read_yaml
 from core.errors import UserError
 from core.files import instead, read_text
-from core.progress import counted, say
+from core.progress import counted
+from data.raw.tables import delimited
 from data.raw.tables.kinds import open_table
 from data.raw.tables.rows import Row
 from tools.sample.requests.request import Request, make_request
@@ -30,6 +31,13 @@ class Numbered(NamedTuple):
 
     row: int
     request: Request
+
+
+class Wrong(NamedTuple):
+    """A row that cannot be used, and why."""
+
+    row: int
+    why: str
 
 
 def rows_of(path: Path, field: str = "requests") -> Iterator[Row]:
@@ -51,7 +59,9 @@ def rows_of(path: Path, field: str = "requests") -> Iterator[Row]:
         yield from _lines(path, field)
     elif suffix in (".yaml", ".yml"):
         yield from _of_yaml(path, field)
-    elif suffix in (".csv", ".tsv", ".jsonl", ".json"):
+    elif suffix in (".csv", ".tsv"):
+        yield from _of_columns(path, field)
+    elif suffix in (".jsonl", ".json"):
         if (table := open_table(path, "auto", "")) is None:
             raise UserError(field, path, "a list of objects, a request each")
         yield from table.rows(table.columns)
@@ -69,6 +79,13 @@ def _lines(path: Path, field: str) -> Iterator[Row]:
             yield Row(number, {"prompt": line.strip()})
 
 
+def _of_columns(path: Path, field: str) -> Iterator[Row]:
+    table = delimited.read(path, "auto", "", one_by_one=True)
+    if twice := [name for name in table.columns if name and table.columns.count(name) > 1]:
+        raise UserError(field, path, f"columns of different names; {twice[0]!r} is there more than once")
+    yield from table.rows(table.columns)
+
+
 def _of_yaml(path: Path, field: str) -> Iterator[Row]:
     expected = "YAML with a list under `requests:`, and nothing else"
     try:
@@ -83,8 +100,11 @@ def _of_yaml(path: Path, field: str) -> Iterator[Row]:
         yield Row(number, row if known else {}, "" if known else "not fields and their values")
 
 
-def read_requests(rows: Iterable[Row], path: Path, budget: int) -> list[Numbered]:
-    """Make the requests of rows; UserError with the wrong ones where there are more than `budget`."""
+def read_requests(rows: Iterable[Row], path: Path, budget: int) -> tuple[list[Numbered], list[Wrong]]:
+    """Make the requests of rows; return also those that are none.
+
+    UserError with these where there are more than `budget`.
+    """
     found, wrong = [], []
     for row in rows:
         try:
@@ -92,11 +112,11 @@ def read_requests(rows: Iterable[Row], path: Path, budget: int) -> list[Numbered
                 raise UserError(row.problem)
             found.append(Numbered(row.number, make_request(_request_of(row.fields))))
         except UserError as error:
-            wrong.append(f"row {row.number}: {error}")
-    report(path, wrong, budget)
+            wrong.append(Wrong(row.number, str(error)))
+    require_few(path, wrong, budget)
     if not found:
         raise UserError("requests", path, "a file with at least one request")
-    return found
+    return found, wrong
 
 
 def _request_of(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,15 +125,16 @@ def _request_of(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return within if isinstance(within, Mapping) and "sha256" in fields else fields
 
 
-def report(path: Path, wrong: list[str], budget: int) -> None:
-    """Name rows that cannot be used: UserError for more than `budget` of them."""
-    if not wrong:
-        return
-    more = f"; and {len(wrong) - SHOWN} others" if len(wrong) > SHOWN else ""
-    named = f"{'; '.join(wrong[:SHOWN])}{more}"
-    if len(wrong) > budget:
+def require_few(path: Path, wrong: Iterable[Wrong], budget: int) -> str:
+    """Say what rows cannot be used, "" for none; UserError for more than `budget`."""
+    listed = sorted(wrong)
+    if not listed:
+        return ""
+    more = f"; and {len(listed) - SHOWN} others" if len(listed) > SHOWN else ""
+    named = "; ".join(f"row {each.row}: {each.why}" for each in listed[:SHOWN]) + more
+    if len(listed) > budget:
         allowed = (
             f" (bad_requests={budget} are left out)" if budget else " (bad_requests=N leaves out up to N)"
         )
-        raise UserError(f"{path}: {counted(len(wrong), 'row')} cannot be used: {named}{allowed}")
-    say(f"{path}: {counted(len(wrong), 'row')} left out: {named}")
+        raise UserError(f"{path}: {counted(len(listed), 'row')} cannot be used: {named}{allowed}")
+    return f"{path}: {counted(len(listed), 'row')} left out: {named}"

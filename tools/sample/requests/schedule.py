@@ -7,7 +7,7 @@ share it, whatever their prompt, class or sampler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from core.diffusion.sampling import SamplerConfig
 from core.draws import Draws
 from core.errors import UserError
-from tools.sample.conditions import chosen_classes, turns_of
+from core.progress import say
+from tools.sample.conditions import chosen_classes, require_text, turns_of
 from tools.sample.given.config import PLAIN, TaskConfig
-from tools.sample.requests.asked import SampleSettings
-from tools.sample.requests.reading import Numbered, report
+from tools.sample.requests.asked import Asked, SampleSettings
+from tools.sample.requests.reading import Wrong, require_few
 from tools.sample.requests.request import Request
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def by_turns(settings: SampleSettings, texts: tuple[str, ...], space: LatentSpac
     if settings.labels == "random":
         label = np.array(turns, np.int64)[_drawn(settings.seed, number, len(turns))]
     zeros = np.zeros_like(number)
+    require_text("".join(texts[:1]), space, "prompts")
+    require_text(settings.negative_prompt, space, "negative_prompt")
     negative_class, negative_text, all_texts = settings.negative_class, -1, texts
     if settings.negative_prompt:
         all_texts = tuple(dict.fromkeys([*texts, settings.negative_prompt]))
@@ -169,27 +172,23 @@ def _drawn(seed: int, number: Numbers, classes: int) -> Numbers:
     return (bits * classes >> 32).numpy()
 
 
-def by_requests(
-    found: Sequence[Numbered],
-    settings: SampleSettings,
-    space: LatentSpace,
-    check: Check,
-    extra: Mapping[int, Any],
-) -> Schedule:
+def by_requests(asked: Asked, settings: SampleSettings, space: LatentSpace, check: Check) -> Schedule:
     """Return the samples of requests, in their order.
 
     check: refuses a form for samples with these conditions, and these to move away from.
-    extra: by the number of a row.
     UserError with all rows that cannot be used, if there are more than the config allows.
     """
     making = _Making(settings, space, check)
-    wrong = []
-    for numbered in found:
+    wrong = list(asked.wrong)
+    for numbered in asked.requests:
         try:
-            making.add(numbered.request, extra.get(numbered.row))
+            making.add(numbered.request, asked.metadata.get(numbered.row))
         except UserError as error:
-            wrong.append(f"row {numbered.row}: {error}")
-    report(Path(settings.requests), wrong, settings.bad_requests)
+            wrong.append(Wrong(numbered.row, str(error)))
+    if left_out := require_few(Path(settings.requests), wrong, settings.bad_requests):
+        say(left_out)
+    if not making.requests:
+        raise UserError("requests", settings.requests, "a file with at least one request that can be used")
     return making.schedule()
 
 
@@ -213,7 +212,8 @@ class _Making:
         negative = self._label(request.negative_class, "negative_class")
         self.check(form, parts(label >= 0, request.prompt), parts(negative >= 0, request.negative_prompt))
         row, running = len(self.requests), len(self.seeds)
-        text, negative_text = self._text(request.prompt), self._text(request.negative_prompt)
+        text = self._text(request.prompt, "prompt")
+        negative_text = self._text(request.negative_prompt, "negative_prompt")
         number = self.forms.setdefault(form, len(self.forms))
         is_own = request.seed is not None or request.number is not None
         first = (request.number or 0) if is_own else running
@@ -255,7 +255,8 @@ class _Making:
         task = replace(request.task(usual.task), toward=None)
         return Form(size, request.fps or usual.fps, request.sampler(usual.sampler), task)
 
-    def _text(self, text: str) -> int:
+    def _text(self, text: str, column: str) -> int:
+        require_text(text, self.space, column)
         return self.texts.setdefault(text, len(self.texts)) if text else -1
 
     def _label(self, name: str, column: str) -> int:

@@ -84,8 +84,20 @@ def members(path: Path) -> Iterator[Member]:
                 if not info.isdir():
                     yield Member(info.name, info.offset, info.offset_data, info.size, _refusal(info))
     except _DAMAGE as error:
-        raise WorkError(f"{path}: damaged tar: {error}") from None
+        kind = _compression(path)
+        raise WorkError(f"{path}: {kind or 'damaged tar'}: {error}") from None
     _check_end(path, reader.end)
+
+
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def _compression(path: Path) -> str:
+    """Say that a file is compressed, and what to do; "" if it does not begin so."""
+    with open_regular(path) as file:
+        head = file.read(8)
+    names = [name for mark, name in _COMPRESSIONS.items() if head.startswith(mark)]
+    return f"a tar compressed by {names[0]}, which is not read; unpack it" if names else ""
 
 
 # The latter three are what `tarfile` meets in headers that contradict themselves.

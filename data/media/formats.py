@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, TypedDict, TypeVar
 from core.config.settings import setting
 from core.files import regular
 from core.reading.json_scalars import U8, U32
+from data.media.unread_kinds import COPY, RAW_STREAM, unread_kind
 
 # Canonical suffix -> Pillow's (images) or FFmpeg's (videos) name of the format; HEIF is read by pillow-heif.
 IMAGE_FORMATS = {
@@ -44,29 +45,6 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf", b"avci", b"jpeg", b"vvic"}
 _HEIF_SEQUENCE = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1", b"avcs", b"vvis"}
-_VIDEO = "ffmpeg -i FILE -c copy FILE.mkv makes one that is"
-_STREAM = "ffmpeg -i FILE -c:v libx264 -crf 12 FILE.mp4 makes one that is"  # copied it has no times to show
-_PICTURE = "save it as PNG or JPEG"
-# How files begin that are known and not read: (offset, bytes), what they are, what may be done.
-_UNREAD = (
-    (0, b"\xff\x0a", "JPEG XL", _PICTURE),
-    (4, b"JXL \r\n\x87\n", "JPEG XL", _PICTURE),
-    (4, b"jP  \r\n\x87\n", "JPEG 2000", _PICTURE),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000", _PICTURE),
-    (0, b"8BPS", "Photoshop", _PICTURE),
-    (0, b"\x76\x2f\x31\x01", "OpenEXR", _PICTURE),
-    (0, b"#?RADIANCE", "Radiance HDR", _PICTURE),
-    (0, b"FUJIFILMCCD-RAW", "raw photograph", "develop it to PNG or JPEG"),
-    (0, b"IIRO", "raw photograph", "develop it to PNG or JPEG"),
-    (0, b"IIU\0", "raw photograph", "develop it to PNG or JPEG"),
-    (8, b"CR\x02\0", "raw photograph", "develop it to PNG or JPEG"),
-    (8, b"crx ", "raw photograph", "develop it to PNG or JPEG"),
-    (0, b"\0\0\x01\xba", "MPEG program stream", _VIDEO),
-    (0, b"\0\0\x01\xb3", "MPEG video stream", _STREAM),
-    (0, b"FLV\x01", "Flash video", _VIDEO),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media", _VIDEO),
-    (0, b"OggS", "Ogg", _VIDEO),
-)
 
 
 class MediaError(ValueError):
@@ -200,7 +178,9 @@ def suffix_of(head: bytes) -> str:
         return "gif"
     if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
         return "bmp"
-    _refuse_unread(head)
+    if unread := unread_kind(head):
+        name, way = unread
+        raise MediaError(f"is a {name} file, not a {ACCEPTED} file: {way}")
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "tif"
     if head[4:8] == b"ftyp":
@@ -210,18 +190,8 @@ def suffix_of(head: bytes) -> str:
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "mkv"
     if head.startswith(b"\0\0\0\x01"):  # a large box of MP4 begins so too, and was met above
-        raise MediaError(f"is a raw H.264 or HEVC stream, not a {ACCEPTED} file: {_STREAM}")
+        raise MediaError(f"is a raw H.264 or HEVC stream, not a {ACCEPTED} file: {RAW_STREAM}")
     raise MediaError("empty file" if not head else f"not a {ACCEPTED} file")
-
-
-def _refuse_unread(head: bytes) -> None:
-    """Raise MediaError if the file is of a known kind that is not read."""
-    for offset, mark, name, way in _UNREAD:
-        if head.startswith(mark, offset):
-            raise MediaError(f"is a {name} file, not a {ACCEPTED} file: {way}")
-    for first, packet in ((0, 188), (4, 192)):  # with a time before each packet, as cameras write
-        if len(head) > 2 * packet + first and all(head[first + k * packet] == 0x47 for k in range(3)):
-            raise MediaError(f"is a MPEG-TS file, not a {ACCEPTED} file: {_VIDEO}")
 
 
 def _suffix_of_brands(head: bytes) -> str:
@@ -232,9 +202,7 @@ def _suffix_of_brands(head: bytes) -> str:
     if major in _AVIF | _HEIF | _HEIF_SEQUENCE and brands & _AVIF:
         return "avif"
     if major in _HEIF_SEQUENCE:
-        raise MediaError(
-            f"is a HEIF image sequence (brand {major.decode()}), not a {ACCEPTED} file: {_VIDEO}"
-        )
+        raise MediaError(f"is a HEIF image sequence (brand {major.decode()}), not a {ACCEPTED} file: {COPY}")
     return "heic" if major in _HEIF else "mp4"
 
 

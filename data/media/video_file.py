@@ -13,6 +13,7 @@ from core.progress import counted
 from data.media.film.cropping import container_crop
 from data.media.film.decoders import decoder_of
 from data.media.film.ebml import missing_bytes
+from data.media.film.frame_table import listed_packets, read_table
 from data.media.film.geometry import Geometry, Turn, pixel_aspect
 from data.media.film.looks import Tags
 from data.media.film.mpeg4 import MOST_SKIPPED, is_skipped, time_bits
@@ -25,7 +26,6 @@ from data.media.formats import (
     MediaLimits,
     suffix_of,
 )
-from data.media.frame_table import listed_packets, read_table
 
 
 class Video:

@@ -20,7 +20,7 @@ from data.media.formats import READ_SUFFIXES
 from data.raw.annotations.captions import carrier
 from data.raw.annotations.labels import Pair, numbering
 from data.raw.annotations.several import STORED
-from data.raw.annotations.split_names import SPLITS, split_in
+from data.raw.annotations.split_names import SPLITS, is_split, split_in
 from data.raw.findings import Findings, coverage, found_text
 from data.raw.item import Item
 from data.raw.item_store import ItemStore
@@ -109,12 +109,17 @@ def _alike_but_for_case(classes: Sequence[str]) -> list[str]:
 
 
 def _called_as_splits(classes: Sequence[str]) -> list[str]:
-    """Say which classes are called as splits are, if two or more: test data may be among them."""
+    """Say which classes are called as splits are: test data may be among them.
+
+    Of names with further words, such as `train_set`, that takes two.
+    """
     called = [name for name in classes if split_in(name)]
     if len({split_in(name).lower() for name in called}) < 2:
+        called = [name for name in classes if is_split(name)]
+    if not called:
         return []
     return [
-        f"warning: the classes {', '.join(called)} are called as splits are; splits are a first level of "
+        f"warning: classes that are called as splits are: {', '.join(called)}; splits are a first level of "
         f"nothing but {', '.join(SPLITS)}; give one folder as the source to pack it alone"
     ]
 

@@ -85,6 +85,8 @@ def _path(found: list[tuple[str, Any]]) -> str:
 def _path_in(name: str, value: Any) -> str:
     if isinstance(value, Mapping) and set(value) <= {"bytes", "path"} and is_nothing(value.get("bytes")):
         value = value.get("path") or ""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return _path_in(name, value[0])
     if isinstance(value, list | tuple):
         raise CaptionError(f"{name} holds {len(value)} files, and a row is one sample", "list")
     if not isinstance(value, str):

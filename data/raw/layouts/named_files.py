@@ -144,6 +144,8 @@ def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
     splits: Counter[str] = Counter()
     named: set[str] = set()
     shown = PurePosixPath(name).name if tree.given else name
+    if not table.head and next(table.rows(tuple(wanted)), None) is None:
+        tree.findings.said.append(f"{name}: names columns and has no rows")
     for row in table.rows(tuple(wanted)):
         if split and not row.problem:
             splits[part := str(row.fields.get(split))] += 1

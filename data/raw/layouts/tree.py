@@ -76,16 +76,21 @@ class Tree:
         return printable(folders[0]) if folders and folders[0] not in self.no_classes else ""
 
     def pass_by(self, names: Sequence[str]) -> None:
-        """Let folders that only say which kind of media is in them be no classes, if all files lie in such.
+        """Let folders be no classes that only say which kind of media is in them, or hold all the others.
 
         names: of the files that can hold samples. `classes=true` takes them as classes.
         """
-        levels = {PurePosixPath(name).parts[self.skip] for name in names}
-        if not levels or self.rules.classes or any(word.lower() not in KINDS_OF_MEDIA for word in levels):
-            return
-        self.skip += 1
-        shown = ", ".join(sorted(levels))
-        self.findings.said.append(f"what lies in {shown} is of no class by that name (classes=true takes it)")
+        folders = [PurePosixPath(name).parts[:-1] for name in names]
+        while folders and not self.rules.classes and all(len(parts) > self.skip for parts in folders):
+            level = {parts[self.skip] for parts in folders}
+            if all(word.lower() in KINDS_OF_MEDIA for word in level):
+                why = f"what lies in {', '.join(sorted(level))} is of no class by that name"
+            elif len(level) == 1 and _is_around(folders, self.skip):
+                why = f"the folder {printable(*level)}/ around all others is no class"
+            else:
+                return
+            self.skip += 1
+            self.findings.said.append(f"{why} (classes=true takes it)")
 
     def note(self, annotation: Annotation) -> None:
         """Count the notes on a sample's annotation."""
@@ -95,6 +100,15 @@ class Tree:
         if len(annotation.captions) > 1:
             self.findings.notes["several captions: all are stored, and each step of training draws one"] += 1
         self.findings.notes.update(f"a second caption in .{suffix}, not used" for suffix in annotation.unused)
+
+
+def _is_around(folders: Sequence[tuple[str, ...]], depth: int) -> bool:
+    """Return whether one folder at this depth holds all, and below it are several without files beside."""
+    while all(len(parts) > depth for parts in folders):
+        if len({parts[depth] for parts in folders}) > 1:
+            return True
+        depth += 1
+    return False
 
 
 def with_annotation(item: Item, annotation: Annotation) -> Item:

@@ -27,6 +27,8 @@ def read(path: Path, encoding: Encoding, within: str) -> Table:
     try:
         with open_within(path, within) as raw, parquet.ParquetFile(raw) as file:
             schema = file.schema_arrow
+            if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+                raise UserError(f"{path}: there are two columns {' and '.join(map(repr, twice))}")
             head: list[dict[str, Any]] = []
             shown = [name for name in schema.names if not _are_pictures(name, schema.field(name).type)]
             for batch in file.iter_batches(HEAD, columns=shown):
@@ -133,6 +135,8 @@ def _values(column: Any, name: str) -> list[Any]:
     if _is_text(column.type):
         values = column.cast(pyarrow.large_binary()).to_pylist()  # Arrow trusts the file to hold UTF-8
         return [None if value is None else value.decode("utf-8", UNDECODED) for value in values]
+    if pyarrow.types.is_map(column.type):  # which Arrow gives as pairs
+        return [value if value is None else dict(value) for value in column.to_pylist()]
     return list(column.to_pylist())
 
 

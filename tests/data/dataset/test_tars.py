@@ -1,5 +1,6 @@
 """Tars by offset: every kind of damage is an error, hostile members are refused."""
 
+import gzip
 import io
 import tarfile
 import time
@@ -57,8 +58,20 @@ SAMPLE = 2 * (BLOCK + 1024)
         ),
         (lambda data: b"", "damaged tar"),
         (lambda data: b"garbage" * 1000, "damaged tar"),
+        (gzip.compress, "a tar compressed by gzip, which is not read; unpack it"),
+        (lambda data: b"\x28\xb5\x2f\xfd" + data, "a tar compressed by zstd"),
     ],
-    ids=["inside data", "between members", "inside a header", "bad header", "hole", "empty", "garbage"],
+    ids=[
+        "inside data",
+        "between members",
+        "inside a header",
+        "bad header",
+        "hole",
+        "empty",
+        "garbage",
+        "gzip",
+        "zstd",
+    ],
 )
 def test_every_damage_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
     path = tmp_path / "a.tar"

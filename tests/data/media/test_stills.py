@@ -80,6 +80,9 @@ def test_every_kind_is_told_by_its_content(suffix: str) -> None:
         (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "raw photograph"),
         (b"\0\0\0\x18ftyphevc\0\0\0\0mif1hevc", "HEIF image sequence"),
         (b"FLV\x01" + bytes(20), "Flash"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html>404", "web page.*fetched instead"),
+        (b"%PDF-1.4", "is a PDF file"),
         (b"GIF97a" + bytes(20), "not a JPEG, PNG"),
     ],
 )

@@ -510,12 +510,33 @@ def test_classes_called_as_splits_and_lists_of_splits_are_said(tmp_path: Path) -
         tmp_path, {**pictures("train_set/0.png", "val_set/1.png", "more/2.png"), "val.txt": "1.png\n"}
     )
     assert set(listing.classes) == {"train_set", "val_set", "more"}
-    assert "warning: the classes train_set, val_set are called as splits are" in " ".join(listing.said)
+    assert "warning: classes that are called as splits are: train_set, val_set;" in " ".join(listing.said)
     assert "not used: the file val.txt" in listing.said
 
 
 def test_other_first_folders_are_classes(tmp_path: Path) -> None:
-    assert listed(tmp_path, pictures("train/0.png", "bus/0.png")).classes == ("bus", "train")
+    listing = listed(tmp_path, pictures("train/0.png", "bus/0.png"))
+    assert listing.classes == ("bus", "train")
+    assert "warning: classes that are called as splits are: train;" in " ".join(listing.said)
+
+
+@pytest.mark.parametrize(
+    ("around", "said"),
+    [
+        ("data", "the folder data/ around all others is no class"),
+        ("dataset/images", "the folder dataset/ around all others is no class"),
+        ("images/2024", "the folder 2024/ around all others is no class"),
+    ],
+)
+def test_a_folder_around_all_others_is_no_class(tmp_path: Path, around: str, said: str) -> None:
+    files = pictures(f"{around}/cat/0.png", f"{around}/cat/1.png", f"{around}/dog/0.png")
+    listing = listed(tmp_path, files)
+    assert listing.classes == ("cat", "dog")
+    assert said in " ".join(listing.said)
+
+
+def test_one_folder_of_pictures_is_a_class(tmp_path: Path) -> None:
+    assert listed(tmp_path, pictures("cat/0.png", "cat/more/1.png")).classes == ("cat",)
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "photos/"])

@@ -290,3 +290,33 @@ def test_columns_are_typed_as_a_section_or_field_by_field() -> None:
         load(Config, overrides=["source=in", "output=out", "columns={title: x}"])
     with pytest.raises(UserError, match=r"columns=\{path: expected fields as in YAML"):
         load(Config, overrides=["source=in", "output=out", "columns={path"])
+
+
+def test_parquet_of_maps_and_of_columns_that_are_there_twice(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="optional: pip install longtake[tables]")
+    from pyarrow import parquet
+
+    paths = pyarrow.array(["im/0.png", "im/1.png"])
+    captions = [[("en", "a dog"), ("de", "ein Hund")], None]
+    kind = pyarrow.map_(pyarrow.string(), pyarrow.string())
+    parquet.write_table(
+        pyarrow.table({"path": paths, "captions": pyarrow.array(captions, kind)}), folder / "t.parquet"
+    )
+    first, second = list_source(folder / "t.parquet").items
+    assert (first.more["texts"], first.more["text_names"]) == (["a dog", "ein Hund"], ["en", "de"])
+    assert second.text == ""
+    twice = pyarrow.Table.from_arrays([paths, paths, paths], names=["path", "text", "text"])
+    parquet.write_table(twice, folder / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet: there are two columns 'text'"):
+        list_source(folder / "t.parquet")
+
+
+def test_a_table_without_rows_is_said(folder: Path) -> None:
+    (folder / "empty.csv").write_text("path,text\n")
+    listing = list_source(folder, SourceRules(captions="none"))
+    assert "empty.csv: names columns and has no rows" in listing.said
+
+
+def test_a_list_of_one_path_is_that_path(folder: Path) -> None:
+    listing = listed(folder, "t.jsonl", '{"path": ["im/0.png"], "text": ["a dog"]}\n')
+    assert [(item.name, item.text, item.refused) for item in listing.items] == [("im/0.png", "a dog", None)]

@@ -1,0 +1,51 @@
+"""Kinds of files that are known by how they begin, and not read."""
+
+from __future__ import annotations
+
+COPY = "ffmpeg -i FILE -c copy FILE.mkv makes one that is"
+RAW_STREAM = "ffmpeg -i FILE -c:v libx264 -crf 12 FILE.mp4 makes one that is"  # a copy has no times
+_PICTURE = "save it as PNG or JPEG"
+# How files begin that are known and not read: (offset, bytes), what they are, what may be done.
+_UNREAD = (
+    (0, b"\xff\x0a", "JPEG XL", _PICTURE),
+    (4, b"JXL \r\n\x87\n", "JPEG XL", _PICTURE),
+    (4, b"jP  \r\n\x87\n", "JPEG 2000", _PICTURE),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000", _PICTURE),
+    (0, b"8BPS", "Photoshop", _PICTURE),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR", _PICTURE),
+    (0, b"#?RADIANCE", "Radiance HDR", _PICTURE),
+    (0, b"FUJIFILMCCD-RAW", "raw photograph", "develop it to PNG or JPEG"),
+    (0, b"IIRO", "raw photograph", "develop it to PNG or JPEG"),
+    (0, b"IIU\0", "raw photograph", "develop it to PNG or JPEG"),
+    (8, b"CR\x02\0", "raw photograph", "develop it to PNG or JPEG"),
+    (8, b"crx ", "raw photograph", "develop it to PNG or JPEG"),
+    (0, b"\0\0\x01\xba", "MPEG program stream", COPY),
+    (0, b"\0\0\x01\xb3", "MPEG video stream", RAW_STREAM),
+    (0, b"FLV\x01", "Flash video", COPY),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media", COPY),
+    (0, b"OggS", "Ogg", COPY),
+    (0, b"version https://git-lfs", "Git LFS pointer", "git lfs pull fetches what it stands for"),
+    (0, b"<!DOCTYPE", "web page", "it was fetched instead of the file"),
+    (0, b"<!doctype", "web page", "it was fetched instead of the file"),
+    (0, b"<html", "web page", "it was fetched instead of the file"),
+    (0, b"<svg", "SVG", _PICTURE),
+    (0, b"<?xml", "XML or SVG", _PICTURE),
+    (0, b"%PDF", "PDF", _PICTURE),
+    (0, b"qoif", "QOI", _PICTURE),
+    (0, b"DDS ", "DDS", _PICTURE),
+    (0, b"gimp xcf", "GIMP", _PICTURE),
+    (128, b"DICM", "DICOM", _PICTURE),
+    (0, b"PK\3\4", "zip archive", "unpack it"),
+    (0, b"\x1f\x8b", "gzip", "unpack it"),
+)
+
+
+def unread_kind(head: bytes) -> tuple[str, str] | None:
+    """Return the name of the kind and what may be done; None for files of other kinds."""
+    for offset, mark, name, way in _UNREAD:
+        if head.startswith(mark, offset):
+            return name, way
+    for first, packet in ((0, 188), (4, 192)):  # with a time before each packet, as cameras write
+        if len(head) > 2 * packet + first and all(head[first + k * packet] == 0x47 for k in range(3)):
+            return "MPEG-TS", COPY
+    return None

@@ -21,14 +21,23 @@ TIMES = "times"  # in latents.json: densities read from a file, None for a run w
 DENSITY_FIELD = "objective.timesteps.density"
 
 
+def require_files(objective: ObjectiveConfig, run: Path | None) -> None:
+    """Raise UserError for a file of rates or of densities that a run cannot begin, or go on, with.
+
+    run: the folder that holds what it was begun with, if anything; None begins anew.
+    """
+    _settled(objective, run)
+    _settled_density(objective.timesteps.density, run)
+
+
 def settle_path(objective: ObjectiveConfig, run: Path) -> PathRecord:
     """Return the path of a run, with the rates that it recorded, else those of the file (collective)."""
     return ranks.on_first_rank(lambda: _settled(objective, run))
 
 
-def _settled(objective: ObjectiveConfig, run: Path) -> PathRecord:
-    rates, file = _recorded_rates(run), objective.schedule.betas
-    if rates is not None and file:
+def _settled(objective: ObjectiveConfig, run: Path | None) -> PathRecord:
+    rates, file = run and _recorded_rates(run), objective.schedule.betas
+    if run and rates is not None and file:
         was, now = rates_content(run, file)
         if was != now:
             expected = f"the rates with which {run} was begun; the file holds others now"
@@ -59,15 +68,16 @@ def settle_density(objective: ObjectiveConfig, run: Path) -> tuple[float, ...]:
     return ranks.on_first_rank(lambda: _settled_density(objective.timesteps.density, run))
 
 
-def _settled_density(file: str, run: Path) -> tuple[float, ...]:
+def _settled_density(file: str, run: Path | None) -> tuple[float, ...]:
     if not file:
         return ()
-    was, now = density_content(run, file)
-    if was is not None and was != now:
-        expected = f"the densities with which {run} was begun; the file holds others now"
-        raise UserError(DENSITY_FIELD, file, expected)
+    if run:
+        was, now = density_content(run, file)
+        if was is not None and was != now:
+            expected = f"the densities with which {run} was begun; the file holds others now"
+            raise UserError(DENSITY_FIELD, file, expected)
     with below("objective.timesteps"):
-        return tuple(_recorded_density(run) or read_density(file))
+        return tuple((run and _recorded_density(run)) or read_density(file))
 
 
 def density_content(run: Path, file: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -27,6 +27,7 @@ from tools.runs.continuing import latent_contents, require_trackers, steps_made
 from tools.runs.memory.micro_batches import foreseen, keep_numbers
 from tools.runs.memory.zero_stage import foreseen_zero_stage
 from tools.runs.normalisers import LatentsConfig
+from tools.runs.path_record import require_files
 from tools.runs.run_hours import hours_line
 from tools.train.alignment import alignment_of, describe, feature_steps
 from tools.train.beginning import find_beginning
@@ -51,6 +52,7 @@ def plan(config: Config) -> list[str]:
     """Describe the shapes, group sizes, parameters, memory, arithmetic and disk space of the run."""
     output, sections = Path(config.output), (config.data, config.model, config.latents)
     require_trackers(output, config.metrics, overwrite=config.overwrite)
+    require_files(config.objective, None if config.overwrite else output)
     source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
     depends = (config.model, config.objective, config.latents, config.initial_accept)
     beginning = find_beginning(starting_point(config, claimed=False), source.facts, *depends)

@@ -17,12 +17,65 @@ Convert = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Outputs (B, C, T, H, W), the given one first, and how they are compared; each sample by itself.
+
+    to_data, from_data: from an output to the data that it stands for, and back.  advance: of a difference of
+    data, the same with its momentum; None without.  limit: of its norm, 0 for none.
+    """
+
+    outputs: Sequence[Tensor]
+    contrasts: Sequence[Contrast]
+    to_data: Convert
+    from_data: Convert
+    advance: Convert | None
+    limit: float
+
+    @property
+    def two(self) -> tuple[Tensor, Tensor, float]:
+        """The given output and the other, of kinds that compare two and no more, and the scale."""
+        (only,) = self.contrasts
+        return self.outputs[0], self.outputs[only.low], only.scale
+
+
+def cfg(compared: Compared) -> Tensor:
+    """Mix linearly (2207.12598)."""
+    return linear(compared.outputs, compared.contrasts)
+
+
+def cfg_zero(compared: Compared) -> Tensor:
+    """Mix linearly, with the output without the condition scaled to fit the other (2503.18886)."""
+    given, low, scale = compared.two
+    low = low * (_dot(given, low) / _dot(low, low).clamp(min=1e-12))
+    return low + scale * (given - low)
+
+
+def apg(compared: Compared) -> Tensor:
+    """Mix without the part of the difference that is parallel to the data (2410.02416)."""
+    given, low, scale = compared.two
+    data = compared.to_data(given)
+    difference = data - compared.to_data(low)
+    difference = compared.advance(difference) if compared.advance else difference
+    if compared.limit:
+        norm = _dot(difference, difference).sqrt() / difference[0].numel() ** 0.5
+        difference = difference * (compared.limit / norm.clamp(min=1e-12)).clamp(max=1)
+    across = difference - data * (_dot(difference, data) / _dot(data, data).clamp(min=1e-12))
+    return compared.from_data(data + (scale - 1) * across)
+
+
+KINDS: dict[GuidanceKind, Callable[[Compared], Tensor]] = {
+    "cfg": cfg,
+    "cfg_zero": cfg_zero,
+    "apg": apg,
+}
+"""The kinds by name; a new one is a function above, its name, and its place here."""
+
+
+@dataclass(frozen=True)
 class Guidance:
     """How outputs with and without the condition are mixed.
 
-    kind: cfg: linearly.  cfg_zero: with the output without the condition scaled to fit the other
-    (2503.18886).  apg: without the part of their difference that is parallel to the data (2410.02416). The
-    last two compare two outputs and no more.
+    kind: of the table above; all but cfg compare two outputs and no more.
     rescale: share in which the spread of the estimated data is brought back to that without guidance
     (2305.08891, eq. 15-16).  channels: that are guided, from the first on, 0 for all; the published DiT
     guides 3.  limit: of apg, the largest norm of the difference a number of the sample, 0 for none.
@@ -46,24 +99,9 @@ class Guidance:
         from_data: Convert,
         advance: Convert | None = None,
     ) -> Tensor:
-        """Mix outputs (B, C, T, H, W), the given one first; each sample by itself.
-
-        to_data, from_data: from an output to the data that it stands for, and back.  advance: of apg, the
-        difference with its momentum.
-        """
+        """Mix outputs as `Compared` has them."""
         given = outputs[0]
-        if self.kind == "cfg":
-            mixed = linear(outputs, contrasts)
-        else:
-            (only,) = contrasts
-            low = outputs[only.low]
-            if self.kind == "apg":
-                data, difference = to_data(given), to_data(given) - to_data(low)
-                difference = advance(difference) if advance else difference
-                mixed = from_data(data + (only.scale - 1) * self._projected(data, difference))
-            else:
-                low = low * (_dot(given, low) / _dot(low, low).clamp(min=1e-12))
-                mixed = low + only.scale * (given - low)
+        mixed = KINDS[self.kind](Compared(outputs, contrasts, to_data, from_data, advance, self.limit))
         if self.rescale:
             data, plain = to_data(mixed), to_data(given)
             spread = plain.std((1, 2, 3, 4), keepdim=True) / data.std((1, 2, 3, 4), keepdim=True)
@@ -71,13 +109,6 @@ class Guidance:
         if self.channels:
             mixed = torch.cat([mixed[:, : self.channels], given[:, self.channels :]], dim=1)
         return mixed
-
-    def _projected(self, data: Tensor, difference: Tensor) -> Tensor:
-        """Return the part of a difference, within the limit, that is orthogonal to the data."""
-        if self.limit:
-            norm = _dot(difference, difference).sqrt() / difference[0].numel() ** 0.5
-            difference = difference * (self.limit / norm.clamp(min=1e-12)).clamp(max=1)
-        return difference - data * (_dot(difference, data) / _dot(data, data).clamp(min=1e-12))
 
 
 class Momentum:

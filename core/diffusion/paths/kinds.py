@@ -1,8 +1,13 @@
-"""The paths by name. A new one is a class in a file here, its name in `path.py`, and a line below."""
+"""The paths by name. A new one is a class in a file here, its name in `path.py`, and a place in the table.
+
+Chains that differ in their rates alone are a case of `betas` in `chain.py` and a line of `ENDS` in
+`config.py`; their names begin with `ddpm_`.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 
@@ -18,10 +23,14 @@ def make_path(path: PathName | PathRecord) -> Path:
     return _made(path_record(path) if isinstance(path, str) else path)
 
 
+KINDS: dict[PathName, Callable[[], Path]] = {"rectified_flow": RectifiedFlow}
+"""Paths without parameters."""
+
+
 @functools.cache  # so that its table goes to a device once
 def _made(record: PathRecord) -> Path:
-    if record.name == "rectified_flow":
-        return RectifiedFlow()
+    if record.name in KINDS:
+        return KINDS[record.name]()
     if record.sigma_min is not None and record.sigma_max is not None:
         return Exploding(record.name, record.sigma_min, record.sigma_max)
     if record.rates is not None:

@@ -303,3 +303,20 @@ def test_a_label_without_a_row_is_refused_before_the_run(cache: Path, tmp_path: 
             job(config(unnamed, *words))
     assert not (tmp_path / "run").exists()
     plan(config(unnamed, *words, f"model.num_classes={largest + 1}"))
+
+
+@pytest.mark.parametrize("content", ["0.1\n1.0\n", "0.1\nnan\n", "0.1\n-0.2\n", "", None])
+def test_a_dry_run_reads_files_of_rates_and_of_densities(
+    cache: Path, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "numbers.txt"
+    if content is not None:
+        file.write_text(content)
+    rates = config(cache, "objective.path=ddpm_file", f"objective.schedule.betas={file}")
+    with pytest.raises(UserError, match=r"^objective\.schedule\.betas="):
+        plan(rates)
+    if content == "0.1\n1.0\n":  # densities of any size
+        return
+    times = config(cache, "objective.timesteps.kind=file", f"objective.timesteps.density={file}")
+    with pytest.raises(UserError, match=r"^objective\.timesteps\.density="):
+        plan(times)

@@ -18,8 +18,9 @@ import torch
 from einops import rearrange
 
 from core.files import sha256_file, write_text
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.normalising import LatentSums
 from data.latent.pack_rows import index_rows
 from data.latent.packs import LATENT_DTYPE, Pack, write_part

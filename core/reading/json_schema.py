@@ -2,8 +2,9 @@
 
 A schema is `Any`, bool, int, float, str, None, `Literal`, a union, `list[X]`, `dict[str, X]`, a `TypedDict`
 (further entries are kept), a frozen dataclass (further entries are refused), and from a JSON list
-`tuple[X, ...]`, `tuple[X, Y]` or a `NamedTuple`. `Annotated[X, Range(...)]` narrows a number, and
-`Annotated[str, Pattern(...)]` a text. A float is finite; an int is no float and no bool and fits 64 bits.
+`tuple[X, ...]`, also called `Sequence[X]`, `tuple[X, Y]` or a `NamedTuple`. `Annotated[X, Range(...)]`
+narrows a number, and `Annotated[str, Pattern(...)]` a text. A float is finite; an int is no float and no bool
+and fits 64 bits.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def reader_of(schema: Any) -> Reader:
         return _union(arguments)
     if origin is list:
         return _sequence(reader_of(arguments[0]), list)
-    if origin is tuple and arguments[-1] is Ellipsis:
+    if origin is Sequence or (origin is tuple and arguments[-1] is Ellipsis):
         return _sequence(reader_of(arguments[0]), tuple)
     if origin is tuple:
         return _fixed([reader_of(kind) for kind in arguments], lambda parts: tuple(parts))

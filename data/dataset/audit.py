@@ -12,8 +12,9 @@ from core.errors import WorkError
 from core.files import published, sha256_file
 from core.progress import counted
 from data.dataset.blocks import open_table
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import INDEX, INDEX_DTYPE, MANIFEST
+from data.dataset.shared.shard_table import ShardRecord, bytes_of, names_of
 from data.dataset.tars import samples
 
 
@@ -47,7 +48,7 @@ def audit(
         advance()
     if (folder / INDEX).is_file() and (problem := _index_problem(folder / INDEX, manifest)):
         yield Finding(INDEX, problem)
-    listed = {shard.name for shard in manifest.shards}
+    listed = set(names_of(manifest.shards))
     for path in published(folder, "*.tar"):
         if path.name not in listed:
             yield Finding(path.name, f"is not in {MANIFEST}: no sample of it is in the index")
@@ -74,7 +75,7 @@ def _index_problem(path: Path, manifest: DatasetManifest) -> str:
         index = np.asarray(open_table(path, INDEX_DTYPE, manifest.samples, "", "is not readable"))
     except WorkError as error:
         return str(error).removeprefix(f"{path}: ")
-    sizes = np.array([shard.bytes for shard in manifest.shards], np.uint64)
+    sizes = bytes_of(manifest.shards).astype(np.uint64)
     inside = index["shard"] < len(sizes)
     ends = index["offset"] + index["size"]
     if not inside.all() or (ends > sizes[index["shard"]]).any():

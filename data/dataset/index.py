@@ -21,6 +21,7 @@ from data.dataset.manifest import DatasetManifest, read_sidecar
 from data.dataset.media_rows import OLD_MEDIA_DTYPE, upgraded
 from data.dataset.remote.remote_folder import RemoteFolder, url_of
 from data.dataset.schema import COLOUR, INDEX, INDEX_DTYPE, MEDIA, MEDIA_DTYPE, MEDIA_RULES
+from data.dataset.shared.shard_table import names_of, samples_of
 from data.dataset.tars import parse_sample, read_range
 from data.media.colour import ColourMode
 
@@ -56,7 +57,7 @@ class Dataset:
     def _require_shards(self) -> None:
         """Raise WorkError unless every shard of the manifest is there."""
         names = self._remote.names if self._remote else published_names(self.folder)
-        missing = sorted({shard.name for shard in self.manifest.shards}.difference(names))
+        missing = sorted(set(names_of(self.manifest.shards)).difference(names))
         if missing:
             where = self._remote.url if self._remote else self.folder
             raise WorkError(f"{where}/{missing[0]}: missing ({counted(len(missing), 'shard')} in all)")
@@ -146,4 +147,4 @@ class Dataset:
 
 def shard_starts(dataset: Dataset) -> np.ndarray:
     """Return the first row of every shard, and the number of rows at the end: (shards + 1,)."""
-    return np.cumsum([0, *(shard.samples for shard in dataset.manifest.shards)])
+    return np.concatenate([[0], samples_of(dataset.manifest.shards).cumsum()])

@@ -3,124 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from core import garbage
 from core.errors import UserError, WorkError
-from core.files import fingerprint, instead, sealed, sha256_file, write_json
+from core.files import fingerprint, instead, sealed, write_json
 from core.progress import counted
 from core.reading import json_files
-from core.reading.json_scalars import U16, U32, Count, FileName, Pattern
+from core.reading.json_scalars import FileName
 from data.dataset.blocks import Table, block_crcs, open_table
-from data.dataset.schema import CAPTION_SPANS, CRC, FEATURES, MANIFEST, STILLS
+from data.dataset.manifest_fields import Crcs, Latent, Raw
+from data.dataset.schema import BUCKET_COUNTS, CAPTION_SPANS, CRC, FEATURES, MANIFEST, STILLS
+from data.dataset.shared.manifest_copies import LEAST_BYTES, Parsed, shared
+from data.dataset.shared.shard_table import CountTable, ShardRecord, bytes_of, samples_of
 
 FORMAT_VERSION = 1
 WIDER_VERSION = 2  # of what an earlier version would read wrongly: float32 latents, several captions
 FINISHED = f"a finished dataset (a folder with {MANIFEST})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """One tar of a dataset: file name, number of samples, length in bytes, SHA-256."""
-
-    name: FileName
-    samples: U32
-    bytes: Count
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path, samples: int) -> Self:
-        """Describe a tar that exists; reads all of it to hash it."""
-        return cls(name=path.name, samples=samples, bytes=path.stat().st_size, sha256=sha256_file(path))
-
-
-_Crcs = Annotated[str, Pattern("([0-9a-f]{8})*", "CRC-32 of blocks, 8 hexadecimal digits each")]
-_LatentShape = tuple[U16, U32, U32, U32, U32]  # M, C, T, H, W
-
-
-class Statistics(TypedDict):
-    """Mean and standard deviation of each channel of latents, or of each channel in each latent frame."""
-
-    mean: list[float | list[float]]
-    std: list[float | list[float]]
-
-
-class _TextOrigin(TypedDict):
-    encoder: str
-    tokens: U16
-    width: U32
-
-
-class _PictureOrigin(TypedDict):
-    encoder: str
-    width: U32
-
-
-class _MadeFrom(TypedDict):
-    """Fields that any reader of a cache's origin needs; they are compared as a whole."""
-
-    encoder: str
-    encoder_config: NotRequired[dict[str, Any]]
-    normalisation: NotRequired[Statistics | None]
-    text: NotRequired[_TextOrigin | None]
-    pictures: NotRequired[_PictureOrigin | None]
-    dtype: NotRequired[Literal["float16", "float32"]]
-    computation: NotRequired[dict[str, Any]]
-
-
-class _RawExtra(TypedDict):
-    counts: NotRequired[dict[str, U32]]
-    texts: NotRequired[U32]
-    captions: NotRequired[Count]
-
-
-class _SeveralCaptions(TypedDict):
-    """Of a cache that has some: rows of `caption_rows.npy`, most of a sample, samples with several, names."""
-
-    rows: Count
-    most: U16
-    several: U32
-    names: list[str]
-
-
-class _CutCaptions(TypedDict):
-    """Captions longer than the text encoder takes. limit, longest: tokens."""
-
-    limit: U16
-    captions: Count
-    cut: Count
-    longest: Count
-
-
-class _Features(TypedDict):
-    """Of a cache with a picture encoder's features: (F, h, w, E) of one view of a sample, by latent shape."""
-
-    shapes: list[tuple[U32, U32, U32, U32]]
-
-
-class _LatentExtra(TypedDict):
-    made_from: _MadeFrom
-    statistics: Statistics
-    bucket_counts: NotRequired[list[list[U32]]]
-    longest_text: NotRequired[U16]
-    captions: NotRequired[_SeveralCaptions]
-    cut_captions: NotRequired[_CutCaptions]
-    features: NotRequired[_Features]
-    frame_rates: NotRequired[list[tuple[float, U32]]]
-
-
-class _Raw(TypedDict):
-    buckets: list[str]
-    extra: _RawExtra
-
-
-class _Latent(TypedDict):
-    buckets: list[_LatentShape]
-    extra: _LatentExtra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +43,22 @@ class DatasetManifest:
 
     kind: Literal["raw", "latent"]
     fingerprint: str
-    shards: tuple[ShardRecord, ...]
+    shards: Sequence[ShardRecord]
     classes: tuple[str, ...] = ()
     buckets: tuple[Any, ...] = ()
     files: Mapping[FileName, str] = field(default_factory=dict)
-    blocks: Mapping[FileName, _Crcs] = field(default_factory=dict, compare=False)
+    blocks: Mapping[FileName, Crcs] = field(default_factory=dict, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
         """Number of samples over all shards."""
-        return sum(shard.samples for shard in self.shards)
+        return int(samples_of(self.shards).sum())
 
     @property
     def bytes(self) -> int:
         """Bytes over all shards."""
-        return sum(shard.bytes for shard in self.shards)
+        return int(bytes_of(self.shards).sum())
 
     @property
     def latent_dtype(self) -> np.dtype:
@@ -174,7 +77,8 @@ class DatasetManifest:
         totals = {"samples": self.samples, "bytes": self.bytes, "shards": len(self.shards)}
         tables = [name for name in self.files if name.endswith(".npy") and (folder / name).is_file()]
         blocks = {name: block_crcs(folder / name) for name in tables}
-        content = {**asdict(self), "blocks": blocks}
+        extra = {name: list(v) if isinstance(v, CountTable) else v for name, v in self.extra.items()}
+        content = asdict(replace(self, shards=tuple(self.shards), blocks=blocks, extra=extra))
         whole = {"format_version": self.format_version, "totals": totals, **content}
         write_json(folder / MANIFEST, sealed(json_files.plain(whole)))
 
@@ -188,7 +92,28 @@ class DatasetManifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError(field, folder, f"{FINISHED}{instead(folder)}")
-        raw = json_files.read(path, dict[str, Any])
+        if path.stat().st_size < LEAST_BYTES:
+            return cls._known(path, json_files.read(path, dict[str, Any]))
+        return cls._joined(
+            shared(path, lambda data: cls._known(path, json_files.parse(data, dict[str, Any], path))._parts())
+        )
+
+    def _parts(self) -> Parsed:
+        """Return the parts of which processes share copies."""
+        extra = dict(self.extra)
+        counts = extra.pop(BUCKET_COUNTS, None)
+        return Parsed(json_files.plain(asdict(replace(self, shards=(), extra=extra))), self.shards, counts)
+
+    @classmethod
+    def _joined(cls, parts: Parsed) -> Self:
+        """Return the manifest that `_parts` gives; these were checked when they were read."""
+        manifest = json_files.checked(parts.rest, cls, MANIFEST)
+        counts = {} if parts.counts is None else {BUCKET_COUNTS: parts.counts}
+        return replace(manifest, shards=parts.shards, extra={**manifest.extra, **counts})
+
+    @classmethod
+    def _known(cls, path: Path, raw: dict[str, Any]) -> Self:
+        """Check what a file says, and return it."""
         if (version := raw.pop("format_version", None)) is None:
             raise WorkError(f"{path}: not a dataset manifest (it has no format_version)")
         if version not in (FORMAT_VERSION, WIDER_VERSION):
@@ -206,7 +131,7 @@ class DatasetManifest:
         if missing := {f.name for f in fields(cls)} - raw.keys() - {"blocks"}:
             raise WorkError(f"{path}: missing entries: {', '.join(sorted(missing))}")
         manifest = json_files.checked(raw, cls, path)
-        json_files.checked(raw, _Latent if manifest.kind == "latent" else _Raw, path)
+        json_files.checked(raw, Latent if manifest.kind == "latent" else Raw, path)
         if manifest.kind == "latent":
             manifest._require_consistent(path)
         if totals != {"samples": manifest.samples, "bytes": manifest.bytes, "shards": len(manifest.shards)}:
@@ -215,7 +140,7 @@ class DatasetManifest:
 
     def _require_consistent(self, path: Path) -> None:
         """Raise WorkError unless the parts of a cache's manifest agree on shards, shapes and channels."""
-        counts = self.extra.get("bucket_counts")
+        counts = self.extra.get(BUCKET_COUNTS)
         table = (len(self.shards), len(self.buckets))
         if counts is not None and (len(counts) != table[0] or any(len(row) != table[1] for row in counts)):
             raise WorkError(

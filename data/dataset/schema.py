@@ -66,6 +66,7 @@ _CRC_COLUMNS = {
 IMAGE_BUCKET, VIDEO_BUCKET = 0, 1
 RAW_BUCKETS = ("image", "video")
 MEDIA_RULES, FOUND, COLOUR = "media_rules", "found", "colour"  # in `extra` of a raw dataset's manifest
+BUCKET_COUNTS = "bucket_counts"  # in that of a cache: samples of each shape in every shard
 QUARANTINE = "quarantine.jsonl"  # samples that could not be used, and why
 MADE_FROM = "made_from.json"  # in a cache in the making: what all its workers must agree on
 LEFT_OUT = "left_out.jsonl"  # in a raw dataset: what `shard` was told to leave out, and why

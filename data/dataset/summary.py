@@ -18,7 +18,8 @@ from data.dataset.index import Dataset
 from data.dataset.manifest import read_sidecar
 from data.dataset.media_rows import seconds
 from data.dataset.quarantine import QuarantineEntry, read_quarantine
-from data.dataset.schema import FOUND, LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE
+from data.dataset.schema import BUCKET_COUNTS, FOUND, LEFT_OUT, QUARANTINE, TEXT, TEXT_DTYPE
+from data.dataset.shared.shard_table import bytes_of, samples_of
 from data.order.buckets import NO_BUCKET, is_image
 
 _EXACT = functools.partial(size, digits=4)
@@ -46,8 +47,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
             "shards": len(manifest.shards),
             "absent": absent,
         },
-        "shard_samples": _range([shard.samples for shard in manifest.shards]),
-        "shard_bytes": _range([shard.bytes for shard in manifest.shards]),
+        "shard_samples": _range(samples_of(manifest.shards)),
+        "shard_bytes": _range(bytes_of(manifest.shards)),
         "sample_bytes": _range(index["size"][index["size"] > 0]),
         "coverage": {
             "samples": manifest.samples,
@@ -62,7 +63,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "extra": {
             name: value
             for name, value in manifest.extra.items()
-            if name not in ("bucket_counts", "texts", FOUND)
+            if name not in (BUCKET_COUNTS, "texts", FOUND)
         },
         "notes": cache_notes(manifest),
         "quarantine": _entries(read_quarantine(dataset.folder)),

@@ -16,10 +16,11 @@ from core.faults.failpoints import failpoint
 from core.files import sha256_file
 from core.progress import counted
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
+from data.dataset.manifest import DatasetManifest, content_fingerprint
 from data.dataset.media_rows import frame_rates
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
+    BUCKET_COUNTS,
     FEATURE_DTYPE,
     FLIP_DTYPE,
     INDEX,
@@ -29,6 +30,7 @@ from data.dataset.schema import (
     crc_dtype,
     write_index,
 )
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.caption_table import CaptionTable, captions_of
 from data.latent.checksums import crcs_of
 from data.latent.encode_job import Job, Receipt, part_name, read_receipt
@@ -81,7 +83,7 @@ def assemble(job: Job, made_from: Mapping[str, Any]) -> None:
         extra={
             "made_from": dict(made_from),
             "statistics": statistics,
-            "bucket_counts": counts.tolist(),
+            BUCKET_COUNTS: counts.tolist(),
             **text_facts(texts, captions),
             **_cut(job, receipts),
             **_feature_facts(job, buckets),

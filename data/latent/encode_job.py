@@ -20,9 +20,10 @@ from core.reading.json_files import Malformed
 from core.reading.json_scalars import I32, U16, U32, U64
 from core.run.ways_out import holds, ways_out
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import FEATURES, FLIP, MADE_FROM, MANIFEST, STILLS, TEXT
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.beside.views import FeatureEncoder
 from data.latent.caption_table import CaptionLists
 from data.latent.normalising import LatentSums

@@ -24,8 +24,8 @@ from core.faults.failpoints import failpoint
 from core.files import sealed, temporaries, write_text
 from core.progress import counted
 from data.dataset.faults import Fault, attempt, keep_traceback
-from data.dataset.manifest import ShardRecord
 from data.dataset.quarantine import QuarantineEntry
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.beside.views import Views, features_of, standing_still
 from data.latent.caption_table import captions_of, with_several
 from data.latent.checksums import crcs_of

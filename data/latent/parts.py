@@ -18,6 +18,7 @@ from core.reading.maps import map_file
 from core.reading.open_files import MAPS, Kept, KeptFiles, OpenFile
 from core.reading.shared_work import shared
 from data.dataset.manifest import DatasetManifest
+from data.dataset.shared.shard_table import bytes_of, names_of
 from data.dataset.tars import read_into
 
 _READ_BYTES = 1 << 17  # from here on a system call costs less than what mapped pages cost
@@ -61,11 +62,11 @@ class Parts:
     ) -> None:
         self.folder, self.manifest = folder, manifest
         self._open_part = open_part or self._open_in_folder
-        self._bytes = np.array([shard.bytes for shard in manifest.shards], np.int64)
+        self._bytes = bytes_of(manifest.shards)
         self._files = KeptFiles()
         self._mapped: Kept[_MappedPart] = Kept(MAPS)
         if open_part is None:  # else who gives it has looked
-            missing = {shard.name for shard in manifest.shards}.difference(published_names(folder))
+            missing = set(names_of(manifest.shards)).difference(published_names(folder))
             if missing:
                 raise WorkError(f"{folder / min(missing)}: missing, as are {len(missing) - 1} other parts")
 

@@ -14,6 +14,7 @@ from core.batch import Batch, Condition
 from core.distributed.agreement import tally
 from core.draws import Draws
 from data.dataset.index import shard_starts
+from data.dataset.schema import BUCKET_COUNTS
 from data.latent.beside.beside_reading import Beside, BesideReader
 from data.latent.packs import Shape
 from data.latent.reading import reader_of, require_latents
@@ -198,7 +199,7 @@ def draw_flips(draws: Draws) -> np.ndarray:
 def cache_buckets(cache: Dataset, number: int, tokens: TokenCount) -> list[BucketSamples]:
     """Return the buckets of a latent cache, which is number `number` of several."""
     manifest = cache.manifest
-    recorded = manifest.extra.get("bucket_counts")  # spares reading the whole index, 300 MB for 10^7 samples
+    recorded = manifest.extra.get(BUCKET_COUNTS)  # spares reading the whole index, 300 MB for 10^7 samples
     shapes = [tuple(shape) for shape in manifest.buckets]
     buckets = latent_buckets(cache.index["bucket"], shard_starts(cache), shapes, tokens, recorded)
     return [replace(bucket, dataset=number) for bucket in buckets]

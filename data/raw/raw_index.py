@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from core.reading.json_scalars import I32, U8, U32, U64, Count
-from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
+from data.dataset.manifest import DatasetManifest, content_fingerprint
 from data.dataset.quarantine import QuarantineEntry
 from data.dataset.schema import (
     COLOUR,
@@ -21,6 +21,7 @@ from data.dataset.schema import (
     RAW_BUCKETS,
     VIDEO_BUCKET,
 )
+from data.dataset.shared.shard_table import ShardRecord
 from data.media.colour import ColourMode
 from data.media.media_rules import RULES
 from data.order.buckets import is_image

@@ -27,10 +27,11 @@ from core.progress import counted
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from data.dataset.faults import Fault, attempt, keep_traceback
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.media_rows import media_row
 from data.dataset.quarantine import Quarantine, QuarantineEntry
 from data.dataset.schema import write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.media import images
 from data.media.colour import ColourMode
 from data.media.formats import Media, MediaLimits, suffix_of

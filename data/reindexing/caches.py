@@ -16,9 +16,10 @@ import numpy as np
 
 from core.errors import UserError, WorkError
 from core.files import sha256_file
-from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
+from data.dataset.manifest import DatasetManifest, content_fingerprint
 from data.dataset.quarantine import Quarantine
-from data.dataset.schema import CRC, QUARANTINE, write_index
+from data.dataset.schema import BUCKET_COUNTS, CRC, QUARANTINE, write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.checksums import range_crcs
 from data.latent.normalising import LatentSums
 from data.latent.pack_reading import read_part
@@ -120,5 +121,5 @@ def _cache_manifest(
         classes=classes,
         buckets=tuple(list(shape) for shape in shapes),
         files={**files, **listed},
-        extra={**extra, "bucket_counts": counts},
+        extra={**extra, BUCKET_COUNTS: counts},
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.dataset.manifest import ShardRecord
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.assembly import text_facts
 from data.latent.caption_table import CaptionTable, captions_of, with_several
 from data.latent.checksums import range_crcs

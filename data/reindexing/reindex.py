@@ -18,9 +18,10 @@ import numpy as np
 from core.errors import UserError
 from core.faults.failpoints import failpoint
 from core.files import fsync_folder, published, regular, temporaries
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.media_rows import media_row
 from data.dataset.schema import COLOUR, MANIFEST, write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.dataset.tars import TarSample, arrays, read_member, samples
 from data.media.colour import ColourMode
 from data.media.formats import DEFAULT_LIMITS, Media, MediaError, MediaLimits

@@ -10,8 +10,9 @@ from typing import IO
 import numpy as np
 
 from core.files import sha256_file
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.normalising import LatentSums
 from data.latent.pack_rows import index_rows
 from data.latent.packs import LATENT_DTYPE, Absent, Pack, Shape, write_part

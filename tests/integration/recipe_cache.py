@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from core.files import sha256_file, write_text
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.assembly import text_facts
 from data.latent.normalising import LatentSums
 from data.latent.pack_rows import index_rows, text_rows

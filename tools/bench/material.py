@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from data.dataset.index import Dataset
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import CRC, write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.checksums import range_crcs
 from data.latent.members import tar_header
 from data.latent.pack_rows import index_rows

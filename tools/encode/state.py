@@ -16,8 +16,9 @@ from core.queue.config import QueueConfig
 from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue, describe_losses
 from data.dataset.index import Dataset, shard_starts
-from data.dataset.manifest import DatasetManifest, ShardRecord
+from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import MANIFEST
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.encode_job import RECEIPT, read_receipt
 from data.raw.unfinished import RECEIPTS
 from tools.encode.setup import LEASES

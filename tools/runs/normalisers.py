@@ -13,7 +13,7 @@ from core.distributed.ranks import World
 from core.errors import UserError
 from core.reading import json_files
 from core.run.folder import LATENTS
-from data.dataset.manifest import Statistics
+from data.dataset.manifest_fields import Statistics
 from data.latent.normalising import Normaliser
 from data.loading.sources.kinds import LatentFacts, LatentSource
 from tools.runs.space_record import ADDED_LATER

@@ -21,10 +21,11 @@ from core.errors import UserError, WorkError
 from core.files import atomic_file, sha256_file
 from core.run.folder import CONFIG
 from data.dataset.audit import Finding
-from data.dataset.manifest import FINISHED, DatasetManifest, ShardRecord
+from data.dataset.manifest import FINISHED, DatasetManifest
 from data.dataset.remote.shard_cache import ShardCache, download_checked, locked
 from data.dataset.retry import Retry
 from data.dataset.schema import LEFT_OUT, MANIFEST, QUARANTINE
+from data.dataset.shared.shard_table import ShardRecord
 
 SCHEMES = ("s3", "gs", "gcs", "file", "memory")
 UNHASHED = (CONFIG, QUARANTINE, LEFT_OUT)  # files without a hash in the manifest; each is copied again

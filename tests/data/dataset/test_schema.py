@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from core.errors import UserError, WorkError
-from data.dataset.manifest import DatasetManifest, ShardRecord, content_fingerprint
+from data.dataset.manifest import DatasetManifest, content_fingerprint
 from data.dataset.schema import INDEX_DTYPE, MEDIA_DTYPE, write_index
+from data.dataset.shared.shard_table import ShardRecord
 
 
 def manifest() -> DatasetManifest:

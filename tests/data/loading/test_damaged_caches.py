@@ -23,8 +23,9 @@ from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from data.dataset import blocks
 from data.dataset.index import Dataset
-from data.dataset.manifest import ShardRecord, content_fingerprint
+from data.dataset.manifest import content_fingerprint
 from data.dataset.schema import CRC, write_index
+from data.dataset.shared.shard_table import ShardRecord
 from data.latent.packs import LATENT_DTYPE, Pack, Text, write_part
 from data.loading.loader import LatentLoader
 from data.loading.sources.cached import CachedLatents

@@ -131,6 +131,7 @@ def _scores_of(
         summing_up.draw_heldout(said.images.heldout, said.output)
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     measured = {"extractor": "classifier trained on the spot", "classifier_steps": asked.steps}
+    measured |= {"extractor_sha256": said.judge_sha256, "precision": "float32"}
     measured |= rule_of(Dataset(Path(asked.real))) | {
         "resize": "bilinear to 32x32, antialiased",
         "formulas": FORMULAS,

@@ -109,7 +109,7 @@ class Config:
     imported: str = setting(
         "",
         "result of another package to put on record instead of measuring: VBench's *_eval_results.json, "
-        "GenEval's results.jsonl, or JSON with numbers",
+        "GenEval's results.jsonl, DPG's dpg-bench_*_results.txt, or JSON with numbers",
         shown="path",
         role="place",
     )

@@ -101,6 +101,7 @@ def share(
         shown = [pixels for _, pixels in real.placed(places[:SHOWN, 0].astype(np.int64))]
         copies = copier.copies(np.stack(shown))
         _draw(list(zip(shown, copies, strict=True)), output)
+        records[rulers.RULER]["count"] = scores["images"]
         publish({**scores, **records})
 
     made_from = fingerprint({**of, **records[rulers.RULER], "threads": asked.threads})
@@ -150,7 +151,7 @@ def _records(asked: Comparison, copier: Copier, of: Mapping[str, Any]) -> dict[s
     return {
         rulers.OF: dict(of),
         rulers.RULER: measured,
-        rulers.SUBJECT: {"autoencoder": copier.autoencoder.identity},
+        rulers.SUBJECT: {"autoencoder": copier.autoencoder.identity, "precision": "fp32"},
     }
 
 

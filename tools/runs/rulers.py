@@ -5,11 +5,12 @@ Scores with different rulers are numbers of different things; `longtake compare`
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.files import fingerprint
-from tools.runs.sample_files import rows_of
+from tools.runs.sample_files import FileRow, rows_of
 from tools.runs.samples import FILES, Samples, read_made_from
 
 OF, RULER, SUBJECT = "of", "ruler", "subject"  # in scores.json, beside the scores
@@ -17,6 +18,7 @@ PAIRS = "closest_pairs"  # samples and the training pictures that are most alike
 BESIDE_SCORES = (OF, RULER, SUBJECT, PAIRS)
 SUBJECTS = ("run", "checkpoint", "weights", "weights_sha256", "autoencoder", "sampler", "seed")
 GUIDES = ("weak", "classifier")  # further networks, of samples that were guided by such
+ASKED = ("requests", "task", "negative_class", "negative_prompt", "text_encoder", "tiling")  # of made_from
 
 
 def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,6 +29,10 @@ def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[
     subject |= {name: _one(samples, name) for name in GUIDES if any(name in each.record for each in samples)}
     begun = [read_made_from(each.folder) for each in samples]
     precisions = {record.get("precision", "fp32") if record else None for record in begun}
+    for name in ASKED:
+        said = [(record or {}).get(name) for record in begun]
+        if any(said):
+            subject[name] = said[0] if all(each == said[0] for each in said) else said
     subject["precision"] = precisions.pop() if len(precisions) == 1 else sorted(map(str, precisions))
     told = {prompts_rewritten(each) for each in samples}
     subject["prompts_rewritten"] = told.pop() if len(told) == 1 else None
@@ -46,19 +52,43 @@ def prompts_rewritten(samples: Samples) -> bool | None:
 
 def _form(samples: Samples) -> dict[str, Any]:
     """Return what of samples belongs to the ruler: how many, how large, in which files, of which texts."""
-    files = samples.record.get("files", {"kind": "npz"})
-    prompts = samples.record.get("prompts", [])
+    record, begun = samples.record, read_made_from(samples.folder) or {}
+    written = record.get("written") or record.get("files", {"kind": "npz"})
+    rows = rows_of(samples.folder / FILES) if (samples.folder / FILES).is_file() else []
+    prompts, classes = _prompts(samples, rows, begun), _classes(rows, begun)
     return {
         "count": samples.count,
         "frames": samples.frames,
         "height": samples.height,
         "width": samples.width,
-        "fps": samples.record.get("fps") if samples.frames > 1 else None,
-        "files": files.get("kind"),
-        "quality": files.get("quality"),
-        "labels": samples.record.get("labels", "equal"),
+        "fps": record.get("fps") if samples.frames > 1 else None,
+        "files": written.get("kind"),
+        "quality": written.get("quality"),
+        "labels": record.get("labels", "equal"),
+        "classes_sha256": fingerprint(classes) if classes else None,
         "prompts_sha256": fingerprint(prompts) if prompts else None,
     }
+
+
+def _prompts(samples: Samples, rows: Sequence[FileRow], begun: Mapping[str, Any]) -> Any:
+    """Return the texts that samples are to show: of each, its name where it was made from a rewritten one.
+
+    Samples in one file of arrays have those of the job, and those in more than a manifest holds the hash of
+    their requests.
+    """
+    if not rows:
+        return begun.get("prompts") or samples.record.get("prompts") or begun.get("requests")
+    asked = [row["request"] for row in rows]
+    texts = [each.get("name") or each["prompt"] if each.get("prompt") else "" for each in asked]
+    return texts if any(texts) else None
+
+
+def _classes(rows: Sequence[FileRow], begun: Mapping[str, Any]) -> Any:
+    """Return the classes that samples are to show: those whose turns samples take, or how many of each."""
+    if turns := begun.get("labels"):
+        return turns
+    counts = Counter(str(row["request"].get("class", "")) for row in rows)
+    return sorted(counts.items()) if set(counts) - {""} else None
 
 
 def _one(samples: Sequence[Samples], name: str) -> Any:

@@ -30,6 +30,7 @@ from data.media.pictures import (
 from tools.runs.sample_files import decode
 from tools.runs.samples import ARRAYS, FILES, OVERVIEW
 from tools.sample.files.file_parts import FileParts
+from tools.sample.files.kinds import ALL_IN_ONE, KINDS
 from tools.sample.parts import Parts, Store, all_ranges, made_anew
 from tools.sample.trajectory import draw_trajectory
 
@@ -174,7 +175,10 @@ def provenance(job: Job, digest: str, made_from: str) -> dict[str, Any]:
     settings, trained, schedule = job.settings, job.trained, job.schedule
     one_size = len(set(job.sizes)) == 1
     size = asdict(job.sizes[0]) if one_size else {}
-    own = {"files": to_dict(settings.files)} if settings.files.kind != "npz" else {}
+    own = {"files": to_dict(settings.files)} if settings.files.kind != ALL_IN_ONE else {}
+    if own and one_size:
+        kind, quality = settings.files.of(job.sizes[0].frames)
+        own["written"] = {"kind": kind, "quality": KINDS[kind].usual if quality is None else quality}
     return {
         "run": job.making.source,
         "checkpoint": trained.checkpoint,

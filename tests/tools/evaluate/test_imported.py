@@ -65,6 +65,22 @@ def test_geneval_is_summed_by_tag(tmp_path: Path) -> None:
     assert read(tmp_path / "results.jsonl") == {"colors": 1.0, "counting": 0.5, "overall": 0.75}
 
 
+def test_the_text_of_dpg_is_read_by_category(tmp_path: Path) -> None:
+    """As `compute_dpg_bench.py` writes it: a line for each image, two levels of categories, and all."""
+    images = "samples/0.png, 1.0, 0.5, 0.75\nsamples/a: 1.png, 0.0, 0.0\n"
+    end = (
+        "Model: samples\nL1 category scores:\n\tentity: 80.25\n\tglobal: 78.5\nL2 category scores:\n"
+        "\tentity - part: 82.5\n\tglobal -: 78.5\n\tother - text: nan\nImage path: samples\n"
+        "Save results to: samples/dpg-bench_results.txt\nDPG-Bench score: 69.5\n"
+    )
+    write_text(tmp_path / "dpg.txt", images + end)
+    expected = {"entity": 80.25, "global": 78.5, "entity - part": 82.5, "overall": 69.5}
+    assert read(tmp_path / "dpg.txt") == expected
+    write_text(tmp_path / "broken.txt", images + end[:80])
+    with pytest.raises(UserError, match="this one has no number"):
+        read(tmp_path / "broken.txt")
+
+
 def test_numbers_in_objects_have_dotted_names(tmp_path: Path) -> None:
     write_text(
         tmp_path / "r.json", json.dumps({"dpg": {"global": 80.5, "entity": 70}, "note": "x", "ok": True})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.checkpoint.format import DamagedCheckpoint
 from core.errors import WorkError
+from core.files import sha256_file
 from models.autoencoder.interface import AnyAutoencoder
 from models.autoencoder.opening import open_autoencoder
 from tools.evaluate import copies, measures
@@ -83,6 +84,11 @@ class Verdicts(NumberUnits):
         except DamagedCheckpoint as error:
             raise WorkError(str(error)) from None
 
+    @property
+    def judge_sha256(self) -> str:
+        """The hash of the classifier."""
+        return sha256_file(self.output / JUDGE)
+
     @cached_property
     def images(self) -> Split:
         """The real images, with their thumbnails."""
@@ -114,7 +120,7 @@ class Verdicts(NumberUnits):
     def whole(self, side: str, name: str) -> np.ndarray:
         """Return what is said of all samples of a side, by name."""
         (found,) = self.parts.whole(side, name)
-        return found if found.shape[1] > 1 else found[:, 0]
+        return found if found.shape[1] > 1 else found[:, 0].astype(np.float64)
 
     def of_split(self, name: str, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Return what is said of real samples of a kind, those that are learned from and those held out."""

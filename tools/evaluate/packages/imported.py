@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import instead
+from core.files import instead, read_bytes
 from core.reading import json_files
 from core.reading.json_files import Malformed
 from core.records import iterate
 from tools.runs.rulers import OF, of_samples, prompts_rewritten
 from tools.runs.samples import Samples
+
+DPG = "DPG-Bench score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +41,18 @@ def read(path: Path) -> dict[str, float]:
     """Return the scores in a result by name; UserError for a file that holds none.
 
     VBench: {dimension: [score, details]}.  GenEval: rows of {"tag", "correct"}, of which shares are taken by
-    tag, `overall` being their mean, as its summary does.  Others: numbers, in objects too, by dotted name.
+    tag, `overall` being their mean, as its summary does.  DPG: the text with scores by category, from 0 to
+    100, and `overall`.  Others: numbers, in objects too, by dotted name.
     """
     if not path.is_file():
         raise UserError("imported", path, f"a file of results{instead(path)}")
     try:
-        found = (
-            _of_rows(path)
-            if path.suffix == ".jsonl"
-            else dict(_numbers(json_files.read(path, dict[str, Any])))
-        )
+        if path.suffix == ".txt":
+            found = _of_text(read_bytes(path).decode(errors="replace"))
+        elif path.suffix == ".jsonl":
+            found = _of_rows(path)
+        else:
+            found = dict(_numbers(json_files.read(path, dict[str, Any])))
     except (OSError, Malformed) as error:
         raise UserError("imported", path, f"JSON with scores ({error})") from None
     if not found:
@@ -58,8 +65,20 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         first = value[0] if isinstance(value, list) and value else value
         if isinstance(first, Mapping) and not isinstance(value, list):
             yield from _numbers(first, f"{prefix}{name}.")
-        elif isinstance(first, int | float) and not isinstance(first, bool):
+        elif isinstance(first, int | float) and not isinstance(first, bool) and math.isfinite(first):
             yield f"{prefix}{name}", float(first)
+
+
+def _of_text(text: str) -> dict[str, float]:
+    """Return what DPG's results end with: indented scores of categories, and the score of all images.
+
+    Before them stands a line for each image.
+    """
+    found = {}
+    for name, value in re.findall(r"^(\t[^:\n]+|DPG-Bench score): *([0-9.eE+-]+)$", text, re.MULTILINE):
+        with contextlib.suppress(ValueError):
+            found["overall" if name == DPG else name.strip().strip("- ")] = float(value)
+    return found if "overall" in found else {}
 
 
 def _of_rows(path: Path) -> dict[str, float]:

@@ -24,19 +24,23 @@ class Kind:
     """A kind of file.
 
     holds: an image, (H, W, 3), or a clip, (T, H, W, 3).  quality: accepted values, None where there is no
-    choice.  lossless: whether pixels are read back as they were.  encode: pixels, frames per second, quality
-    or None for the usual one, to bytes; equal input gives equal bytes.
+    choice.  usual: that of None.  lossless: whether pixels are read back as they were.  encode: pixels,
+    frames per second, quality or None for the usual one, to bytes; equal input gives equal bytes.
     """
 
     suffix: str
     holds: Literal["image", "clip"]
     quality: tuple[int, int] | None
+    usual: int | None
     lossless: bool
     encode: Callable[[Pixels, float, int | None], bytes]
 
 
-def _lossy(format: Literal["JPEG", "WEBP"], usual: int) -> Callable[[Pixels, float, int | None], bytes]:
-    return lambda pixels, fps, quality: encode_lossy(pixels, format, usual if quality is None else quality)
+def _lossy(suffix: str, format: Literal["JPEG", "WEBP"], usual: int) -> Kind:
+    def encode(pixels: Pixels, fps: float, quality: int | None) -> bytes:
+        return encode_lossy(pixels, format, usual if quality is None else quality)
+
+    return Kind(suffix, "image", (1, 100), usual, False, encode)
 
 
 def _by_codec(name: str) -> Kind:
@@ -45,13 +49,14 @@ def _by_codec(name: str) -> Kind:
     def encode(pixels: Pixels, fps: float, quality: int | None) -> bytes:
         return encode_film(pixels, fps, name, quality)
 
-    return Kind(codec.suffix, "clip", None if codec.lossless else (0, codec.worst), codec.lossless, encode)
+    levels = None if codec.lossless else (0, codec.worst)
+    return Kind(codec.suffix, "clip", levels, codec.crf, codec.lossless, encode)
 
 
 KINDS: Mapping[str, Kind] = {
-    "png": Kind(".png", "image", None, True, lambda pixels, fps, quality: encode_png(pixels)),
-    "webp": Kind(".webp", "image", (1, 100), False, _lossy("WEBP", 90)),
-    "jpeg": Kind(".jpg", "image", (1, 100), False, _lossy("JPEG", 95)),
+    "png": Kind(".png", "image", None, None, True, lambda pixels, fps, quality: encode_png(pixels)),
+    "webp": _lossy(".webp", "WEBP", 90),
+    "jpeg": _lossy(".jpg", "JPEG", 95),
     **{name: _by_codec(name) for name in CODECS},
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.distributed as dist
 
 from core import environment
-from core.distributed import waiting
 from core.errors import UserError
+
+_KEY = "longtake/device"
 
 
 def own_device(device: str = "auto") -> torch.device:
@@ -20,14 +22,23 @@ def own_device(device: str = "auto") -> torch.device:
     return chosen
 
 
-def require_own(device: torch.device, rank: int) -> None:
-    """Raise UserError where another rank computes on this device: NCCL would fail at the first collective."""
+def require_own(store: Any, device: torch.device, rank: int, size: int) -> None:
+    """Raise UserError on every rank where two compute on one device (collective: all ranks).
+
+    To be called before NCCL connects, which would fail or wait for ever there. What a launcher says of ranks
+    and nodes does not tell: started by hand, or with one visible device for each, all ranks take number 0.
+    store: where the ranks have met.
+    """
     found = torch.cuda.get_device_properties(device)
-    key = f"longtake/device/{environment.node()}/{found.uuid}"
-    owner = int(waiting.store().compare_set(key, "", str(rank)))
+    owner = int(store.compare_set(f"{_KEY}/{environment.node()}/{found.uuid}", "", str(rank)))
     if owner != rank:
-        expected = f"a CUDA device for each; ranks {owner} and {rank} have the same {found.name}"
-        raise UserError("ranks", dist.get_world_size(), expected)
+        store.set(f"{_KEY}/shared", f"ranks {owner} and {rank} have the same {found.name}")
+    if store.add(f"{_KEY}/count", 1) == size:
+        store.set(f"{_KEY}/all", "here")
+    store.wait([f"{_KEY}/all"])
+    if store.check([f"{_KEY}/shared"]):
+        told = store.get(f"{_KEY}/shared").decode()
+        raise UserError("ranks", size, f"a CUDA device for each; {told}")
 
 
 def device_of(name: str, local_rank: int) -> torch.device:

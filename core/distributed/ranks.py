@@ -22,7 +22,7 @@ from core import environment
 from core.distributed import waiting
 from core.distributed.binding import bind
 from core.distributed.device_choice import device_of, require_own
-from core.distributed.rendezvous import meet
+from core.distributed.rendezvous import by_environment, meet
 from core.environment import Place
 from core.errors import UserError, WorkError
 
@@ -65,6 +65,9 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
     os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     if not dist.is_initialized():
         store = _rendezvous(place, folder, timeout_s)
+        if chosen.type == "cuda" and size > 1:
+            store = store or by_environment(rank, size, timeout_s)
+            require_own(store, chosen, rank, size)
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
             init_method="env://" if store is None else None,
@@ -72,12 +75,11 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=timeout_s),
-            device_id=_bound(chosen, place),
+            # NCCL connects at once, and later groups are split off it, without a rendezvous of their own.
+            device_id=chosen if chosen.type == "cuda" else None,
         )
     waiting.begin(timeout_s)
     waiting.meet()  # those who wait for each other are connected, and notice when one has gone
-    if chosen.type == "cuda" and size > 1:
-        require_own(chosen, rank)
     return World(rank, size, place.local_rank, chosen)
 
 
@@ -218,14 +220,6 @@ class PendingSum:
             self._work.wait()
             self._work = None
         return self._tensor
-
-
-def _bound(device: torch.device, place: Place) -> torch.device | None:
-    """Return the device for which NCCL connects at once, so that later groups are split off it and need no
-    rendezvous of their own; None where ranks may share one, which `require_own` then says.
-    """
-    is_own = device.type == "cuda" and torch.cuda.device_count() >= place.local_size
-    return device if is_own else None
 
 
 def _rendezvous(place: Place, folder: Path | None, timeout_s: float) -> Any:

@@ -12,8 +12,12 @@ import socket
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
+from torch.distributed import (  # type: ignore[attr-defined]  # not in its __all__
+    TCPStore,
+    rendezvous,
+)
 
 from core import environment
 from core.environment import Place
@@ -49,6 +53,14 @@ def meet(place: Place, folder: Path | None, timeout_s: float) -> TCPStore:
     _leave_together(store, place)
     if place.rank == 0:
         path.unlink(missing_ok=True)
+    return store
+
+
+def by_environment(rank: int, size: int, timeout_s: float) -> Any:
+    """Return the store at which ranks meet by torch's `env://` (collective: all ranks)."""
+    limit = timedelta(seconds=timeout_s)
+    store = next(rendezvous("env://", rank, size, timeout=limit))[0]
+    store.set_timeout(limit)
     return store
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from core.distributed import ranks
+from core.distributed.device_choice import require_own
 from core.distributed.ranks import World
-from core.environment import place
 from core.errors import UserError, WorkError
 
 
@@ -60,16 +66,45 @@ def test_a_device_that_does_not_exist_is_refused() -> None:
         ranks.start("tpu")
 
 
-@pytest.mark.parametrize(("count", "own"), [(8, True), (4, True), (1, False)])
-def test_nccl_is_bound_to_a_device_that_no_other_rank_can_have(
-    count: int, own: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shared", [False, True])
+def test_nccl_connects_at_once_after_ranks_have_seen_that_each_has_its_device(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 4 ranks of a node, which see so many devices: one device is each rank's own, or that of all."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("RANK", "6")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    device = torch.device("cuda", 2)
-    assert ranks._bound(device, place()) == (device if own else None)
-    assert ranks._bound(torch.device("cpu"), place()) is None
+    """Ranks started by hand, of which nothing says how many share a node; the second sees one device."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    store, done, device = dist.HashStore(), [], torch.device("cuda", 0)
+    uuids = iter(["GPU-0", "GPU-0" if shared else "GPU-1"])
+    monkeypatch.setattr(ranks, "device_of", lambda *name: device)
+    monkeypatch.setattr(ranks, "bind", lambda *given: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=next(uuids), name="H200")
+    )
+    monkeypatch.setattr(ranks, "by_environment", lambda *place: done.append("met") or store)
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: done.append((backend, given)))
+    monkeypatch.setattr(ranks.waiting, "begin", lambda timeout_s: None)
+    monkeypatch.setattr(ranks.waiting, "meet", lambda: None)
+    other = Thread(target=suppressed, args=(store, device))
+    other.start()
+    other.join(0.1)
+    if shared:
+        with pytest.raises(UserError, match="ranks 0 and 1 have the same H200"):
+            ranks.start("cuda")
+        assert done == ["met"]
+    else:
+        assert ranks.start("cuda") == World(1, 2, 1, device)
+        (met, (backend, given)) = done
+        assert (met, backend, given["device_id"]) == ("met", "nccl", device)
+        assert given["store"] is store
+        assert given["init_method"] is None
+    other.join()
+
+
+def suppressed(store: Any, device: torch.device) -> None:
+    """Be the first rank, which is told of a shared device like the second."""
+    with contextlib.suppress(UserError):
+        require_own(store, device, 0, 2)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from core.averages.ema import Ema, EmaConfig
-from core.distributed import device_choice, ranks
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine import first_weights
@@ -200,17 +199,6 @@ def test_a_step_waits_for_no_whole_device(world: World, stage: Any, monkeypatch:
     monkeypatch.setattr(get_accelerator(), "synchronize", lambda *device: asked.append("waited"))
     train(engine, engine, world, 2, 4)
     assert asked == []
-
-
-def test_two_ranks_on_one_device_are_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    device, facts = torch.device("cuda", 0), SimpleNamespace(uuid="GPU-1", name="NVIDIA H200")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
-    device_choice.require_own(device, 4)
-    device_choice.require_own(device, 4)  # it may come again
-    with pytest.raises(UserError, match=r"a CUDA device for each; ranks 4 and 5 have the same NVIDIA H200"):
-        device_choice.require_own(device, 5)
-    facts.uuid = "GPU-2"
-    device_choice.require_own(device, 5)
 
 
 def test_a_missing_cuda_device_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,4 +45,5 @@ def may_differ(data: bytes, version: int) -> bool:
     suffix = suffix_of(data)
     if suffix == "mp4":
         return any(name in data for name in _PALETTES)
-    return suffix in _KINDS or (suffix == "png" and b"acTL" in data)
+    marks = {"png": (b"acTL", b"gAMA"), "avif": (b"clap",)}.get(suffix, ())
+    return suffix in _KINDS or any(mark in data for mark in marks)

@@ -46,3 +46,27 @@ def one_animated(shown: np.ndarray) -> bytes:
     black, picture = Image.fromarray(np.zeros_like(shown)), Image.fromarray(shown)
     black.save(file, "PNG", save_all=True, append_images=[picture], default_image=True, duration=[50])
     return file.getvalue()
+
+
+def with_property(picture: bytes, content: bytes) -> bytes:
+    """Return an AVIF or HEIF with one more property of its primary picture, a box. content: of the box."""
+    box = struct.pack(">I", 4 + len(content)) + content
+    out = bytearray(picture)
+    at = out.index(b"ipco") - 4
+    (size,) = struct.unpack_from(">I", out, at)
+    place, number = at + 8, 1
+    while place < at + size:
+        number, place = number + 1, place + struct.unpack_from(">I", out, place)[0]
+    out[at + size : at + size] = box
+    struct.pack_into(">I", out, at, size + len(box))
+    at = out.index(b"ipma") - 4
+    count = at + 18  # behind version, flags, one item and its number
+    out[count + 1 + out[count] : count + 1 + out[count]] = bytes([number | 128])  # it must be understood
+    out[count] += 1
+    for name, more in ((b"ipma", 1), (b"iprp", len(box) + 1), (b"meta", len(box) + 1)):
+        at = out.index(name) - 4
+        struct.pack_into(">I", out, at, struct.unpack_from(">I", out, at)[0] + more)
+    before, after = (struct.pack(">I", data.index(b"mdat") + 4) for data in (picture, bytes(out)))
+    at = out.index(before, out.index(b"iloc"))  # where the picture's bytes are
+    out[at : at + 4] = after
+    return bytes(out)

@@ -44,11 +44,11 @@ def _track_crop(track: memoryview) -> Crop:
         for _, entry in _boxes(place[8:]):  # version, flags and the number of entries come first
             for name, box in _boxes(entry[_ENTRY:]):
                 if name == b"clap" and len(box) >= 32:
-                    return _clean_aperture(box, *struct.unpack_from(">HH", entry, 24))
+                    return clean_aperture(box, *struct.unpack_from(">HH", entry, 24))
     return Crop()
 
 
-def _clean_aperture(box: memoryview, width: int, height: int) -> Crop:
+def clean_aperture(box: memoryview, width: int, height: int) -> Crop:
     """Parse the clean aperture, four fractions: width, height, offsets of the centre (ISO/IEC 14496-12,
     12.1.4).
     """

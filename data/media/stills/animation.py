@@ -12,7 +12,7 @@ from core.progress import counted
 from data.media.colour import ColourMode, over_white
 from data.media.film.times import Times
 from data.media.formats import MediaError, MediaLimits
-from data.media.stills.rendering import Pixels, from_image, require_convertible, turned
+from data.media.stills.rendering import Pixels, from_image, require_convertible, shown_part, turned
 from data.media.stills.still import Still
 from data.media.video import wanted_frames
 
@@ -34,7 +34,8 @@ def animation_frames(still: Still, limits: MediaLimits, mode: ColourMode) -> Ite
         delay = float(still.image.info.get("duration") or 0)
         pixels, alpha = from_image(still, still.image, mode)
         shown = pixels if alpha is None else over_white(pixels, alpha)
-        yield delay if delay > SHORTEST_MS else INSTEAD_MS, turned(shown, still.orientation)
+        shown = turned(shown_part(still, shown), still.orientation)
+        yield delay if delay > SHORTEST_MS else INSTEAD_MS, shown
 
 
 def decode_animation(

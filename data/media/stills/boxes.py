@@ -1,9 +1,12 @@
-"""Read the colour codes (nclx) of an AVIF file, which Pillow lacks, from its boxes (ISO/IEC 23008-12)."""
+"""Read colour codes (nclx) and clean aperture of AVIF, which Pillow passes over (ISO/IEC 23008-12)."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+
+from data.media.film.cropping import clean_aperture
+from data.media.film.geometry import Crop
 
 Codes = tuple[int, int]
 
@@ -13,30 +16,44 @@ def nclx(data: bytes) -> Codes | None:
 
     None if the file does not say.
     """
+    for name, content in _properties(data):
+        if name == b"colr" and content[:4] == b"nclx" and len(content) >= 8:
+            return struct.unpack_from(">HH", content, 4)
+    return None
+
+
+def cropped(data: bytes, width: int, height: int) -> Crop:
+    """Return what the primary picture of width x height pixels hides at its edges; nothing if not said."""
+    for name, content in _properties(data):
+        if name == b"clap" and len(content) >= 32:
+            return clean_aperture(memoryview(content), width, height)
+    return Crop()
+
+
+def _properties(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return (kind, content) of the properties of the primary picture; none of a damaged file."""
     try:
-        return _primary_codes(data)
+        return list(_of_primary(data))
     except (struct.error, IndexError):
-        return None
+        return []
 
 
-def _primary_codes(data: bytes) -> Codes | None:
+def _of_primary(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     boxes = {kind: (start, stop) for kind, start, stop in _boxes(data, 0, len(data))}
     if b"meta" not in boxes:
-        return None
+        return
     start, stop = boxes[b"meta"]
     inside = {kind: (first, last) for kind, first, last in _boxes(data, start + 4, stop)}
     if b"iprp" not in inside:
-        return None
+        return
     parts = list(_boxes(data, *inside[b"iprp"]))
     properties = [box for kind, *place in parts if kind == b"ipco" for box in _boxes(data, *place)]
     primary = _primary(data, *inside[b"pitm"]) if b"pitm" in inside else 1
     for kind, first, _ in parts:
         if kind == b"ipma":
             for number in _associated(data, first).get(primary, ()):
-                name, at, _ = properties[number - 1]
-                if name == b"colr" and data[at : at + 4] == b"nclx":
-                    return struct.unpack_from(">HH", data, at + 4)
-    return None
+                name, at, end = properties[number - 1]
+                yield name, data[at:end]
 
 
 def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:

@@ -40,6 +40,23 @@ def read_codes(data: bytes, suffix: str, size: tuple[int, int]) -> np.ndarray | 
         raise MediaError(f"damaged image: {getattr(error, 'strerror', 'no picture')}") from None
 
 
+def is_sound_jpeg(data: bytes) -> bool:
+    """Return whether FFmpeg's decoder finds nothing wrong in a JPEG; True too where it does not read such."""
+    import av
+
+    for strictness in ("explode", "crccheck"):  # what the usual one refuses too is of other kinds
+        try:
+            with av.open(io.BytesIO(data), format="jpeg_pipe") as container:
+                stream = container.streams.video[0]
+                stream.codec_context.options = {"err_detect": strictness}
+                stream.codec_context.thread_count = 1
+                next(container.decode(stream))  # type: ignore[union-attr]
+                return strictness == "explode"
+        except (av.FFmpegError, StopIteration, IndexError):
+            continue
+    return True
+
+
 def _from_packed(frame: Any) -> np.ndarray | None:
     name: str = frame.format.name
     if places := _IN_PLANES.get(name[:-2]):

@@ -6,12 +6,14 @@ from fractions import Fraction
 
 from core.progress import counted
 from data.media.colour import ColourMode
+from data.media.film.geometry import Crop
 from data.media.film.measuring import VARIABLE
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
 from data.media.media_rules import read_anew
 from data.media.stills.animation import animation_frames
 from data.media.stills.rendering import deep_codes, read_still, require_convertible
 from data.media.stills.still import Still, opened_still
+from data.media.stills.wholeness import require_whole
 
 DARK = 4095  # the largest code of 12 bits; pictures of 16 bits that do not exceed it are near black
 
@@ -28,7 +30,9 @@ def probe_still(data: bytes, limits: MediaLimits, mode: ColourMode, *, whole: bo
         width, height = still.size
         found = still_found(still, mode)
         if whole:
-            height, width, _ = read_still(still, mode).shape
+            pixels = read_still(still, mode)
+            require_whole(still, pixels)
+            height, width, _ = pixels.shape
         return Media(width, height, 1, 0.0, found=found)
 
 
@@ -66,6 +70,8 @@ def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
         found["profile"] = "none, of CMYK"
     if still.has_alpha:
         found["alpha"] = "transparent"
+    if still.crop != Crop():
+        found["cropping"] = "left {} top {} right {} bottom {}".format(*still.crop)
     if still.pages > 1:
         found["pages"] = f"1 of {still.pages}"
     if still.depth > 8 and (codes := deep_codes(still)) is not None:
@@ -86,6 +92,10 @@ def _read_anew(still: Still, mode: ColourMode) -> dict[str, str]:
     converted = mode == "convert" and still.profile is not None and still.profile.transform is not None
     if still.suffix == "bmp" and converted:
         return read_anew("a BMP with an ICC profile", 2)
+    if "impossible gAMA" in still.ignored:
+        return read_anew("a PNG of an impossible gAMA", 2)
+    if still.crop != Crop():
+        return read_anew("an AVIF with a clean aperture", 2)
     if still.suffix == "png" and still.image.info.get("default_image") and still.frames == 1:
         return read_anew("a PNG of one animated picture beside another", 2)
     return {}

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.media.colour import BT709, PRIMARIES, UNSAID, Colour, colour_of
+from data.media.formats import MediaError
 
 SRGB = 13
 LONGEST_PROFILE = 2**22  # bytes; the largest in use, of printers, have some 3 MiB
@@ -44,11 +45,14 @@ def read_png(data: bytes) -> PngFacts:
         chunk = data[at : at + 12 + length]
         at += 12 + length
         content = chunk[8 : 8 + length]
+        is_right = len(chunk) == 12 + length and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
         if kind in _PIXELS:
+            if len(chunk) == 12 + length and not is_right:
+                raise MediaError(f"damaged image: its chunk {kind.decode()} is not as it was written")
             kept.append(chunk)
         elif kind in _TEXT:
             ignored += ["large text"] * (length > LONGEST_TEXT)
-        elif len(chunk) == 12 + length and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big"):
+        elif is_right:
             said.setdefault(kind, content)
         elif kind in (b"iCCP", b"cICP", b"gAMA", b"cHRM", b"eXIf"):
             ignored.append(f"damaged {kind.decode()}")
@@ -60,9 +64,16 @@ def read_png(data: bytes) -> PngFacts:
     if b"iCCP" in said and b"cICP" not in said:
         profile = _profile(said[b"iCCP"])
         ignored += [] if profile else ["damaged iCCP"]
+    gamma = said.get(b"gAMA", b"")
+    ignored += ["impossible gAMA"] * (len(gamma) == 4 and not is_possible(int.from_bytes(gamma, "big") / 1e5))
     depth = data[24] if len(data) > 24 else 8
     colour = None if profile else _colour(said)
     return PngFacts(b"".join(kept), depth, colour, profile, tuple(dict.fromkeys(ignored)))
+
+
+def is_possible(gamma: float) -> bool:
+    """Return whether a gAMA can be meant: 1/2.8 to 1 of files, or of screens, by mistake, up to 2.8."""
+    return 0.1 <= gamma <= 10
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -95,5 +106,6 @@ def _colour(said: dict[bytes, bytes]) -> Colour | None:
         if np.abs(np.subtract(found, primaries)).max() > 0.002 and all(y > 0 for _, y in found):
             name, primaries = "own primaries (cHRM)", found
     stated = int.from_bytes(said[b"gAMA"], "big") / 1e5 if len(said.get(b"gAMA", b"")) == 4 else 0.0
+    stated = stated if is_possible(stated) else 0.0
     gamma = 1 / stated if stated and not 0.43 < stated < 0.48 else 0.0  # 1/2.2 stands for sRGB
     return Colour(name, primaries, SRGB if not gamma else UNSAID, gamma)

@@ -29,7 +29,13 @@ def read_still(still: Still, mode: ColourMode) -> Pixels:
         still.image.load()
         pixels, alpha = from_image(still, still.image, mode)
         turns = 1 if still.is_turned_by_pillow else still.orientation
-    return turned(pixels if alpha is None else over_white(pixels, alpha), turns)
+    return turned(shown_part(still, pixels if alpha is None else over_white(pixels, alpha)), turns)
+
+
+def shown_part(still: Still, pixels: Pixels) -> Pixels:
+    """Cut off what the file hides at the edges of its picture."""
+    left, top, right, bottom = still.crop
+    return pixels[top : pixels.shape[0] - bottom, left : pixels.shape[1] - right]
 
 
 def _show_first(still: Still) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from data.media.colour import ADOBE, BT709, PRIMARIES, UNSAID, Colour, colour_of
+from data.media.film.geometry import Crop
 from data.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
 from data.media.stills.bitmap import read_bitmap
-from data.media.stills.boxes import nclx
+from data.media.stills.boxes import cropped, nclx
 from data.media.stills.png_chunks import SRGB, read_png
 from data.media.stills.profiles import Profile, read_profile
 
+UNCUT = Crop()
 PLAIN = Colour(*PRIMARIES[BT709], SRGB)
 HEIF_EXTRA = "is a HEIF picture, which needs: pip install 'longtake[heif]'"
 ADOBE_GAMMA = 563 / 256
@@ -50,6 +52,7 @@ class Still:
     codes: uint16 (H, W, C), full range, where a HEIF picture has more than 8 bits; image is then a stand-in.
     colour: what codes mean where no profile says so.  orientation: as EXIF has it, 1 to 8.
     deep_planes: whether 16-bit channels lie one after another, which Pillow misreads.
+    crop: what an AVIF hides at its edges, before it is turned.
     depth: bits of a channel.  ignored: metadata that is damaged or larger than any use, in words.
     """
 
@@ -64,6 +67,7 @@ class Still:
     codes: np.ndarray | None = None
     pages: int = 1
     deep_planes: bool = False
+    crop: Crop = UNCUT
 
     @property
     def is_turned_by_pillow(self) -> bool:
@@ -73,7 +77,8 @@ class Still:
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) as displayed."""
-        width, height = self.image.size
+        left, top, right, bottom = self.crop
+        width, height = self.image.size[0] - left - right, self.image.size[1] - top - bottom
         turns = self.orientation >= 5 and not self.is_turned_by_pillow
         return (height, width) if turns else (width, height)
 
@@ -177,7 +182,7 @@ def _by_kind(still: Still) -> Still:
     """Add what only files of this kind say."""
     image = still.image
     if still.suffix == "avif":
-        codes = nclx(still.data)
+        codes, still = nclx(still.data), replace(still, crop=cropped(still.data, *image.size))
         if codes and still.profile is None:
             return replace(still, colour=colour_of(*codes))
     if still.suffix == "jpg":

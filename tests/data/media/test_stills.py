@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import zlib
 
 import av
 import numpy as np
@@ -21,7 +22,7 @@ from tests.data.colours import (
     srgb_light,
     with_chunk,
 )
-from tests.data.rare_stills import bitmap, one_animated, tiff, twelve_bits
+from tests.data.rare_stills import bitmap, one_animated, tiff, twelve_bits, with_property
 from tests.data.samples import image_bytes
 
 Y, X = np.mgrid[:48, :64]
@@ -355,6 +356,67 @@ def test_further_pictures_in_a_jpeg_are_told() -> None:
 def test_a_png_of_one_animated_picture_shows_that_one() -> None:
     data = one_animated(PICTURE)
     assert check(data).frames == 1
+    assert np.array_equal(decode_image(data), PICTURE)
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_clean_aperture_of_avif_is_cut_off_before_it_is_turned(turn: int) -> None:
+    plain = image_bytes(PICTURE, "AVIF", quality=100, subsampling="4:4:4")
+    clap = b"clap" + struct.pack(">4I", 40, 1, 24, 1) + struct.pack(">iIiI", 4, 1, -6, 1)
+    cut = with_property(plain, clap)
+    shown = decode_image(plain)[6:30, 16:56]
+    if turn:
+        cut, shown = with_property(cut, b"irot\1"), np.rot90(shown)
+    assert check(cut)[:2] == probe(cut)[:2] == shown.shape[1::-1]
+    assert np.array_equal(decode_image(cut), shown)
+    assert probe(cut).found["cropping"] == "left 16 top 6 right 8 bottom 18"
+    assert probe(cut).found["rules"] == "an AVIF with a clean aperture, since media rules 2"
+
+
+def test_heif_is_cut_by_its_clean_aperture() -> None:
+    pytest.importorskip("pillow_heif", reason="optional: pip install longtake[heif]")
+    clap = b"clap" + struct.pack(">4I", 40, 1, 24, 1) + struct.pack(">iIiI", 4, 1, -6, 1)
+    cut = with_property(heif(PICTURE, matrix_coefficients=0), clap)
+    assert np.array_equal(decode_image(cut), PICTURE[6:30, 16:56])
+
+
+def rows_of(png: bytes) -> bytes:
+    at = png.index(b"IDAT")
+    return zlib.decompress(png[at + 4 : at + 4 + int.from_bytes(png[at - 4 : at], "big")])
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_png_of_too_few_rows_is_damaged(depth: int) -> None:
+    whole = image_bytes(PICTURE) if depth == 8 else deep_png(PICTURE.astype(np.uint16) * 257)
+    at, rows = whole.index(b"IDAT") - 4, rows_of(whole)
+    cut = whole[:at] + chunk(b"IDAT", zlib.compress(rows[: len(rows) // 2])) + chunk(b"IEND", b"")
+    with pytest.raises(MediaError, match=r"the last [0-9]+ bytes of its pixels are not there"):
+        check(cut)
+    black = np.zeros_like(PICTURE)
+    for mode in ("RGB", "L", "1", "P", "RGBA"):
+        assert check(saved(Image.fromarray(black).convert(mode), "PNG")).width == 64
+
+
+def test_a_png_whose_pixels_changed_is_damaged() -> None:
+    damaged = bytearray(image_bytes(PICTURE))
+    damaged[damaged.index(b"IDAT") + 100] ^= 1
+    with pytest.raises(MediaError, match="its chunk IDAT is not as it was written"):
+        check(bytes(damaged))
+
+
+def test_a_jpeg_that_ends_early_is_damaged() -> None:
+    data = image_bytes(np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8), "JPEG")
+    assert check(data).height == 96
+    with pytest.raises(MediaError, match="its last rows are not there"):
+        check(data[: len(data) // 2] + b"\xff\xd9")
+    for mode in ("RGB", "L", "CMYK"):
+        assert check(saved(Image.new(mode, (33, 17)), "JPEG")).width == 33
+        assert check(saved(Image.new(mode, (33, 17)), "JPEG", progressive=True)).width == 33
+
+
+def test_a_gamma_that_cannot_be_meant_is_passed_over() -> None:
+    data = with_chunk(image_bytes(PICTURE), chunk(b"gAMA", struct.pack(">I", 4_000_000_000)))
+    assert probe(data).found["ignored"] == "impossible gAMA"
     assert np.array_equal(decode_image(data), PICTURE)
 
 

@@ -114,6 +114,24 @@ def test_a_clip_ends_as_a_film_does(run: Path, tmp_path: Path) -> None:
     assert make(run, "ends", TaskConfig(given_last=str(place)), frames=FRAMES)[0].shape[0] == FRAMES
 
 
+def test_a_last_film_of_one_frame_is_a_picture(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = TaskConfig(given_last=picture(tmp_path / "p.png"))
+    pixels = decode_image((tmp_path / "p.png").read_bytes())[None]
+    (tmp_path / "one.mkv").write_bytes(encode_film(pixels, 12.0, "ffv1", None))
+    one = TaskConfig(given_last=str(tmp_path / "one.mkv"))
+    keeper = Keeper.of(open_run(run, "", "ema", torch.device("cpu")), run)
+    known = [keeper.known(task, (FRAMES, SIZE, SIZE)) for task in (still, one)]
+    assert known[0] is not None
+    assert known[1] is not None
+    assert torch.equal(known[0].latents, known[1].latents)
+    monkeypatch.setattr(Keeper, "is_condition", lambda self, task: True)
+    assert keeper.notes(one) == keeper.notes(still)
+    assert "stands still" in keeper.notes(one)[0]
+    assert "stands still" not in "".join(keeper.notes(TaskConfig(given_last=film(tmp_path / "f.mkv", 4))))
+
+
 def test_frames_between_given_ones_are_made(run: Path, tmp_path: Path) -> None:
     every = TaskConfig(given=film(tmp_path / "all.mkv", FRAMES), given_every=2)
     one, other = make(run, "every", every, frames=FRAMES)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import instead, read_bytes, read_head
-from data.media.formats import HEAD, IMAGE_FORMATS, MediaError, suffix_of
+from core.files import instead, read_bytes
+from data.media.formats import IMAGE_FORMATS, MediaError, suffix_of
 from data.media.images import decode_image, decode_video
 
 LARGEST_FILE = 1 << 30  # bytes
@@ -21,12 +21,7 @@ def read_frames(path: str, field: str, height: int, width: int) -> NDArray[np.ui
     file = Path(path)
     if not file.is_file():
         raise UserError(field, path, f"a picture or film{instead(file)}")
-    try:
-        data = read_bytes(file, LARGEST_FILE)
-        is_still = suffix_of(data) in IMAGE_FORMATS
-        frames = decode_image(data)[None] if is_still else decode_video(data)
-    except (MediaError, OSError) as error:
-        raise UserError(field, path, f"a picture or film that can be read ({error})") from None
+    frames = _decoded(path, field)
     if frames.shape[1:3] != (height, width):
         found = f"{frames.shape[1]} x {frames.shape[2]}"
         expected = f"a picture or film of {height} x {width} pixels, as the samples; this one has {found}"
@@ -35,9 +30,15 @@ def read_frames(path: str, field: str, height: int, width: int) -> NDArray[np.ui
 
 
 def is_picture(path: str, field: str) -> bool:
-    """Return whether a file is a picture, and not a film; UserError, of the field, for neither."""
+    """Return whether a file has one frame, as a picture or a film; UserError, of the field, for neither."""
+    return len(_decoded(path, field)) == 1
+
+
+def _decoded(path: str, field: str) -> NDArray[np.uint8]:
+    """Return the frames (T, H, W, 3) of a file; UserError, of the field, where it cannot be read."""
     try:
-        return suffix_of(read_head(Path(path), HEAD)) in IMAGE_FORMATS
+        data = read_bytes(Path(path), LARGEST_FILE)
+        return decode_image(data)[None] if suffix_of(data) in IMAGE_FORMATS else decode_video(data)
     except (MediaError, OSError) as error:
         raise UserError(field, path, f"a picture or film that can be read ({error})") from None
 

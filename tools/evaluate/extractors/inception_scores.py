@@ -115,6 +115,9 @@ class InceptionScores(Extractor):
     def scores_by_statistics(self, made: Seen, path: Path, seed: int) -> dict[str, Any]:
         """Return FID and the Inception score, and sFID where a file has `mu_s` and `sigma_s`."""
         found = _against(made, read_reference(path, inception.WIDTH), seed)
+        if "clean" in path.stem.lower():
+            fits = "pictures are resized as TensorFlow 1 does here, which its legacy_tensorflow ones fit"
+            say(f"warning: {path} is called as statistics that clean-fid made of its own resizing; {fits}")
         try:
             spatial = read_reference(path, SPATIAL_WIDTH, ("mu_s", "sigma_s"))
         except UserError:

@@ -84,13 +84,16 @@ def test_published_statistics_give_fid_alone(
 ) -> None:
     write_samples(tmp_path, pictures(1, 6), np.full(6, -1))
     by_pictures = scores(tmp_path, weights, real=str(real))
-    np.savez(tmp_path / "ref.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    found = scores(tmp_path, weights, "other", reference=str(tmp_path / "ref.npz"))
+    statistics = tmp_path / "cifar10_clean_train_32.npz"
+    np.savez(statistics, mu=np.zeros(2048), sigma=np.eye(2048))
+    found = scores(tmp_path, weights, "other", reference=str(statistics))
     assert by_pictures["fid"] > 1
     assert set(found) & {"kid", "precision", "sfid"} == set()
     assert found["fid"] > 0
     assert len(found["ruler"]["reference_sha256"]) == 64
-    assert "fid" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "fid" in said.out
+    assert "clean_train_32.npz is called as statistics that clean-fid made of its own resizing" in said.err
 
 
 def test_dinov2_and_clip_see_the_same_pictures_and_no_distance(tmp_path: Path, real: Path) -> None:

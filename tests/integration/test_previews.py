@@ -144,7 +144,8 @@ def test_films_are_previewed_as_films(cache: Path, tmp_path: Path) -> None:
         ("preview.sampler.solver=dopri5", r"preview\.sampler\.solver=dopri5: expected one of fixed steps"),
         ("preview.every=5", r"preview\.every=5: expected at most trainer\.steps=4"),
         ("preview.prompts=[x]", r"prompts=x: expected none, since the run was trained without text"),
-        ("preview.height=3", r"3 .*|height"),
+        ("preview.height=3", r"preview\.height=3: expected a multiple of"),
+        ("preview.frames=5", r"preview\.frames=5: expected one of the run.s latents .*, or height and width"),
     ],
 )
 def test_what_cannot_be_previewed_is_refused_before_the_first_step(

@@ -25,7 +25,7 @@ from tools.sample.conditions import require_trained, untrained_frames
 from tools.sample.decoding import Decoder, Made
 from tools.sample.files.file_parts import LATENTS_SUFFIX, FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS, require_encodable
-from tools.sample.files.naming import fill, require_different
+from tools.sample.files.naming import fill, ignores_case, require_different
 from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, make_latents
 from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding
@@ -108,10 +108,12 @@ class Job:
     def require_nameable(self) -> None:
         """Refuse names of files that cannot be, and samples of several forms for one file of arrays."""
         if self.settings.files.kind != ALL_IN_ONE:
+            any_case = ignores_case(Path(self.making.output))
             with below("files"):
-                require_different(self.names, OWN_FILES)
+                require_different(self.names, OWN_FILES, any_case=any_case)
                 if self.settings.files.latents:
-                    require_different(self._filled([LATENTS_SUFFIX] * len(self.shapes)), ())
+                    latents = self._filled([LATENTS_SUFFIX] * len(self.shapes))
+                    require_different(latents, (), any_case=any_case)
         elif len(self.schedule.forms) > 1:
             expected = f"{', '.join(KINDS)}, since samples differ in size or sampler"
             raise UserError("files.kind", "npz", expected)

@@ -24,6 +24,7 @@ class Codec:
 
     encoder: its name in FFmpeg.  container, suffix: of the file.  crf: the usual quality, from 0 to worst,
     the smaller the better; None for a codec that loses nothing.  options: all others of the encoder.
+    smallest: height and width that it takes.
     lossless: keeps every byte of RGB.  Others write 4:2:0 in BT.709, limited range.
     """
 
@@ -34,6 +35,7 @@ class Codec:
     worst: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     tag: str = ""
+    smallest: int = 1
 
     @property
     def lossless(self) -> bool:
@@ -42,7 +44,8 @@ class Codec:
 
 # The number of threads changes the bytes; so does, on small frames, x264's macroblock tree, from one process
 # to the next (seen with x264's vector code at 32x32). x265's B-frames leave decoding times undefined in films
-# of two frames.
+# of two frames; frames no larger than one of its blocks, of 64 pixels, come out as other bytes each time, and
+# some (24x40) end the process.
 CODECS: Mapping[str, Codec] = {
     "h264": Codec("libx264", "mp4", ".mp4", 17, 51, {"threads": "1", "x264-params": "mbtree=0"}),
     "hevc": Codec(
@@ -53,6 +56,7 @@ CODECS: Mapping[str, Codec] = {
         51,
         {"x265-params": "pools=none:frame-threads=1:bframes=0:log-level=error"},
         tag="hvc1",
+        smallest=66,
     ),
     "av1": Codec("libsvtav1", "mp4", ".mp4", 24, 63, {"preset": "8", "svtav1-params": "lp=1"}),
     "ffv1": Codec("ffv1", "matroska", ".mkv", None, 0, {"threads": "1"}),
@@ -63,7 +67,8 @@ def encode_film(frames: np.ndarray, fps: float, codec: str = "h264", crf: int | 
     """Encode uint8 (T, H, W, 3) as the bytes of a film; equal input gives equal bytes.
 
     Odd sizes get one more row or column (a copy of the last) where colour planes are halved.
-    codec: of `CODECS`.  crf: 0 to its worst; None is its usual one.  MediaError for frames that it refuses.
+    codec: of `CODECS`.  crf: 0 to its worst; None is its usual one.  MediaError for frames that it refuses or
+    that are too small for it.
     """
     import av
     from av.video.reformatter import VideoReformatter
@@ -74,6 +79,9 @@ def encode_film(frames: np.ndarray, fps: float, codec: str = "h264", crf: int | 
     if not kind.lossless:
         odd = (0, frames.shape[1] % 2), (0, frames.shape[2] % 2)
         frames = np.pad(frames, ((0, 0), *odd, (0, 0)), mode="edge")
+    if min(frames.shape[1:3]) < kind.smallest:
+        least = f"at least {kind.smallest} x {kind.smallest}, not {frames.shape[1]} x {frames.shape[2]}"
+        raise MediaError(f"{kind.encoder} writes frames of {least} pixels")
     file = io.BytesIO()
     marks = {"fflags": "+bitexact"} if kind.lossless else {}  # else Matroska has a random number
     refusals = _refusals(av.FFmpegError, kind, frames)

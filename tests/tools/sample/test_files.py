@@ -12,6 +12,7 @@ import pytest
 from core.errors import UserError
 from core.files import write_text
 from core.records import read_rows
+from data.media.film.codecs import CODECS, encode_film
 from data.media.images import decode_image, decode_video, probe
 from tests.tools.made_runs import make_run
 from tests.tools.sample.sample_runs import BATCH, COUNT, config, content, start_worker
@@ -19,7 +20,7 @@ from tools.runs.samples import Samples
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
 from tools.sample.files.kinds import KINDS, FileKind
-from tools.sample.files.naming import FIELDS, fill, require_different, require_template
+from tools.sample.files.naming import FIELDS, fill, ignores_case, require_different, require_template
 
 VALUES: dict[str, Any] = {
     name: 3 if name in ("index", "row", "k", "seed", "number", "part") else "" for name in FIELDS
@@ -53,14 +54,21 @@ def test_images_are_written_as_they_are(run: Path, kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.holds == "clip"])
 def test_clips_are_written_as_they_are(run: Path, kind: Any) -> None:
-    files = FilesConfig(kind=kind)
-    sample.run(config(run, "files", count=2, frames=9, fps=24.0, files=files))
+    files, side = FilesConfig(kind=kind), 72 if kind == "hevc" else 16
+    sample.run(config(run, "files", count=2, frames=9, fps=24.0, files=files, height=side, width=side))
     (path, _) = sorted((run.parent / "files").glob(f"*{KINDS[kind].suffix}"))
-    assert decode_video(path.read_bytes()).shape == (9, 16, 16, 3)
+    assert decode_video(path.read_bytes()).shape == (9, side, side, 3)
     if KINDS[kind].lossless:
         sample.run(config(run, "arrays", count=2, frames=9, fps=24.0))
         arrays, files_ = (Samples.read(run.parent / name).load()[0] for name in ("arrays", "files"))
         assert np.array_equal(arrays, files_)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_equal_frames_give_equal_bytes(codec: str) -> None:
+    side = max(CODECS[codec].smallest, 32)
+    frames = np.random.default_rng(0).integers(0, 255, (5, side, side, 3), np.uint8)
+    assert len({encode_film(frames, 12.0, codec) for _ in range(4)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,16 @@ def test_names_hold_texts_as_they_are() -> None:
     with pytest.raises(UserError, match="without '/'"):
         fill("{name}", ".png", {**VALUES, "name": "a/b"})
     with pytest.raises(UserError, match="sample 1 and sample 0"):
-        require_different(["A.png", "a.png"], ())
+        require_different(["A.png", "a.png"], (), any_case=True)
+    require_different(["A.png", "a.png"], (), any_case=False)
+
+
+def test_whether_letter_case_counts_is_seen_in_folders_that_are_there(tmp_path: Path) -> None:
+    """VBench's own list has prompts that differ in it alone."""
+    (tmp_path / "samples").mkdir()
+    assert not ignores_case(tmp_path / "samples" / "1" / "of")  # on a file system as Linux has
+    (tmp_path / "SAMPLES").symlink_to(tmp_path / "samples")
+    assert ignores_case(tmp_path / "samples" / "1" / "of")
 
 
 def test_a_job_makes_images_and_clips(run: Path) -> None:

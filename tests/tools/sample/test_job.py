@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
 from data.media.images import decode_image, decode_video
 from models.denoisers.dit import DiT
+from models.precision import BATCH_TOLERANCE, Precision
 from tests.tools.made_runs import MODEL, make_run
 from tools.runs import loaded_run
 from tools.runs.samples import Samples, find_samples
 from tools.sample import batches
 from tools.sample import job as sample
+from tools.sample.config import FilesConfig
 
 STEPS = SamplerConfig(steps=2, guidance=2.0)
 
@@ -70,6 +74,19 @@ def test_samples_do_not_depend_on_the_batch_or_on_what_else_is_asked_for(run: Pa
     for other in (parts, fewer):
         assert np.abs(whole[: len(other)].astype(int) - other).max() <= 1
     assert (whole[0] != whole[3]).mean() > 0.5  # of the same class
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_latents_are_those_of_other_batches_within_the_tolerance(run: Path, precision: Precision) -> None:
+    found = []
+    for batch in (64, 1, 3):
+        more = {"precision": precision, "files": FilesConfig(kind="png", latents=True), "count": 64}
+        sample.run(config(run, f"by-{batch}", batch=batch, **more))
+        files = sorted((run.parent / f"by-{batch}").glob("*.safetensors"))
+        found.append(torch.stack([load_file(file)["latents"] for file in files]).flatten(1))
+    for other in found[1:]:
+        apart = (other - found[0]).norm(dim=1) / found[0].norm(dim=1)
+        assert apart.max() <= BATCH_TOLERANCE[precision]
 
 
 def test_seed_class_and_weights_matter(run: Path) -> None:

@@ -243,6 +243,8 @@ def test_presets_write_what_their_packages_read(tmp_path: Path, monkeypatch: pyt
     assert names == sorted(
         [f"a cat, asleep-{k}.mp4" for k in range(5)] + [f"a dog-{k}.mp4" for k in range(25)]
     )
+    with pytest.raises(UserError, match="row 1: neither dimension nor count: temporal_flickering takes 25"):
+        sample.run(config(run, "text", "v.txt", "a cat, asleep\n", preset="vbench", **films))
     long = "x" * 240
     listed = [{"prompt_en": long, "dimension": ["Human_Anatomy"]}]
     sample.run(config(run, "vbench2", "v.json", json.dumps(listed), preset="vbench2", **films))
@@ -287,5 +289,9 @@ def test_a_row_of_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 def test_an_encoder_that_takes_no_such_frames_is_named_beforehand() -> None:
     require_encodable("h264", None, 16, 16)
     require_encodable("png", None, 8, 8)
-    with pytest.raises(UserError, match=r"kind=hevc: expected h264, av1, ffv1 or npz for 8 x 8 pixels"):
-        require_encodable("hevc", None, 8, 8)
+    with pytest.raises(
+        UserError, match=r"kind=hevc: expected h264, av1, ffv1 or npz for 64 x 96 pixels: .* 66 x 66"
+    ):
+        require_encodable("hevc", None, 64, 96)
+    with pytest.raises(UserError, match=r"kind=av1: expected h264, hevc, ffv1 or npz for 2 x 2 pixels"):
+        require_encodable("av1", None, 2, 2)

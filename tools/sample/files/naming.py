@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
 
@@ -50,13 +50,28 @@ def fill(template: str, suffix: str, values: dict[str, int | str]) -> str:
     return str(PurePosixPath(path))
 
 
-def require_different(names: Iterable[str], taken: Iterable[str]) -> None:
-    """Raise UserError where two samples would have one file, or one of the job's own; letter case counts not,
-    as on some file systems.
+def ignores_case(folder: Path) -> bool:
+    """Return whether names that differ in letter case alone are one file in a folder, which may be missing.
+
+    The nearest folder above it whose name has letters tells, by its name in the other case.
     """
-    seen = {name.casefold(): "one of the job itself" for name in taken}
+    here = folder.absolute()
+    for place in (here, *here.parents):
+        other = place.with_name(place.name.swapcase()) if place.name else place
+        if other != place and place.exists():
+            return other.exists() and other.samefile(place)
+    return False
+
+
+def require_different(names: Iterable[str], taken: Iterable[str], *, any_case: bool) -> None:
+    """Raise UserError where two samples would have one file, or one of the job's own.
+
+    any_case: whether the file system ignores letter case, in which names of some benchmarks differ alone.
+    """
+    same = str.casefold if any_case else str
+    seen = {same(name): "one of the job itself" for name in taken}
     for index, name in enumerate(names):
-        if (other := seen.setdefault(name.casefold(), f"sample {index}")) != f"sample {index}":
+        if (other := seen.setdefault(same(name), f"sample {index}")) != f"sample {index}":
             raise UserError(
                 "name", name, f"another name for every sample: sample {index} and {other} have this one"
             )

@@ -73,8 +73,9 @@ def settle_samplers(
     """
     forms, lines = [], list[str]()
     for form in schedule.forms:
+        shape = shape_of(form.size)
         with below("sampler"):
-            sampler, notes = as_trained(form.sampler, space, source, shape_of(form.size))
+            sampler, notes = as_trained(form.sampler, space, source, shape)
         forms.append(replace(form, sampler=sampler))
         lines += notes
     return replace(schedule, forms=tuple(forms)), list(dict.fromkeys(lines))

@@ -50,6 +50,9 @@ def _vbench(rows: Iterable[Row]) -> Iterator[Row]:
             yield row
             continue
         fields = dict(row.fields)
+        if "dimension" not in fields and not fields.get("count"):
+            yield row._replace(problem=f"neither dimension nor count: {FLICKERING} takes 25 films a prompt")
+            continue
         dimensions = _dimensions(fields)
         if "prompt_en" in fields:
             fields = {"prompt": fields["prompt_en"]}

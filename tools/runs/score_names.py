@@ -14,11 +14,10 @@ PSNR, SSIM, LPIPS, RFID = "psnr_db", "ssim", "lpips", "rfid"
 AGREEMENTS = (CLASS_AGREEMENT, CLIP_AGREEMENT)
 # Which way a score is better; those that are in neither have no such way, as the size of a set has none.
 LARGER_IS_BETTER = (INCEPTION, PRECISION, RECALL, DENSITY, COVERAGE, CLIP_SCORE, *AGREEMENTS, PSNR, SSIM)
-_DISTANCES = (FID, RFID, FD_DINOV2, FVD)
+_DISTANCES = (FID, SFID, RFID, FD_DINOV2, FVD)
 SMALLER_IS_BETTER = (
     *_DISTANCES,
     *(f"{name}_infinite" for name in _DISTANCES),
-    SFID,
     KID,
     CMMD,
     FRECHET,

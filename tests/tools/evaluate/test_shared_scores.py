@@ -126,6 +126,20 @@ def test_the_classifier_is_trained_once_and_real_samples_are_looked_at_once(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == PUBLISHED
 
 
+def test_a_damaged_classifier_is_trained_anew(made: Path, alone: Path, tmp_path: Path) -> None:
+    chosen = material.by_classifier(made, tmp_path / "fifth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tools.evaluate.classified.verdicts.Verdicts.numbers", lambda self, unit: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate.run(chosen)
+    judge = tmp_path / "fifth" / real_looks.JUDGE
+    judge.write_bytes(judge.read_bytes()[:100])
+    with pytest.raises(WorkError, match=r"judge\.safetensors cannot be read.*trains the classifier anew"):
+        evaluate.run(chosen)
+    evaluate.run(chosen)
+    assert content(tmp_path / "fifth") == content(alone / "fifth")
+
+
 def test_a_fifth_is_held_out_and_nothing_is_lost(made: Path, tmp_path: Path) -> None:
     config = material.by_classifier(made, tmp_path)
     seen: dict[str, real_looks.Split] = {}

@@ -78,11 +78,12 @@ class Verdicts(NumberUnits):
 
     @cached_property
     def judge(self) -> Judge:
-        """The classifier; WorkError where its file cannot be read."""
+        """The classifier; WorkError where its file cannot be read, which then goes."""
         try:
             return Judge.load(self.output / JUDGE)
         except DamagedCheckpoint as error:
-            raise WorkError(str(error)) from None
+            (self.output / JUDGE).unlink(missing_ok=True)
+            raise WorkError(f"{error}; the same command trains the classifier anew") from None
 
     @property
     def judge_sha256(self) -> str:
@@ -124,7 +125,7 @@ class Verdicts(NumberUnits):
 
     def of_split(self, name: str, what: str) -> tuple[np.ndarray, np.ndarray]:
         """Return what is said of real samples of a kind, those that are learned from and those held out."""
-        split, found = self.real.split(name), []
+        split, found = self.real.split(name), list[np.ndarray]()
         unseen = UNSEEN[name] if UNSEEN[name] in self.real.sides else name
         for some, side in ((split.train, name), (split.heldout, unseen)):
             rows = np.searchsorted(self.real.side(side).places, some.places)

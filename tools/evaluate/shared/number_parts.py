@@ -6,7 +6,7 @@ and `made_from`, the hash of what they depend on. A part is checked whenever it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,13 @@ class NumberParts:
         with atomic_file(self.path(unit)) as file:
             np.savez(file, **whole)
 
-    def read(self, unit: str) -> dict[str, np.ndarray]:
-        """Read a part: (n, D) by name; DamagedPart if it is not what this job wrote."""
-        most, widths, found = len(self.units[unit]), self._widths(unit), dict[str, np.ndarray]()
+    def read(self, unit: str, names: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Read a part: (n, D) by name; DamagedPart if it is not what this job wrote.
+
+        names: of what is read; () is all.
+        """
+        most, found = len(self.units[unit]), dict[str, np.ndarray]()
+        widths = {name: width for name, width in self._widths(unit).items() if name in (names or (name,))}
         try:
             with open_archive(self.path(unit)) as archive:
                 made_from = str(archive.read("made_from", _HASH))
@@ -99,10 +103,10 @@ class NumberParts:
             if side_of(unit) == side:
                 yield self.require(unit)
 
-    def require(self, unit: str) -> dict[str, np.ndarray]:
-        """Read a part; IncompleteParts where it is missing or damaged."""
+    def require(self, unit: str, names: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Read a part, or some of it; IncompleteParts where it is missing or damaged."""
         try:
-            return self.read(unit)
+            return self.read(unit, names)
         except DamagedPart as problem:
             why = f"{self.path(unit)}: {problem}; the same command makes it anew"
             raise IncompleteParts(why) from None
@@ -115,7 +119,7 @@ class NumberParts:
         rows: list[list[np.ndarray]] = [[] for _ in names]
         for unit in self.units:
             if side_of(unit) == side:
-                part = self.require(unit)
+                part = self.require(unit, names)
                 if PLACE in part:
                     part[PLACE] = part[PLACE] + self.units[unit].start
                 for found, name in zip(rows, names, strict=True):

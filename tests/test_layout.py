@@ -91,7 +91,7 @@ OWNERS = {
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables/parquet_rows\.py",
     "sklearn": r"tools/digits\.py",
-    "diffusers": r"models/autoencoder/public\.py|tools/bench/(public_dits|solver|sampling)\.py",
+    "diffusers": r"models/autoencoder/public\.py|tools/bench/(public_dits|schedulers|sampling)\.py",
     "transformers": r"models/pretrained\.py",
 }
 MAY_CATCH_ALL = {

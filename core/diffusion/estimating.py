@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -14,14 +14,16 @@ from core.diffusion.paths.path import Path
 from core.diffusion.predictions import (
     Before,
     Prediction,
+    determinant,
     level_before,
     network_input,
     noise_beside,
+    shares,
     target,
     to_data,
     to_noise,
 )
-from core.diffusion.solvers.levels import Denoise, Estimate, Level
+from core.diffusion.solvers.levels import Denoise, Estimate, Level, mixed
 from core.diffusion.thresholds import ThresholdConfig, bounded
 
 
@@ -54,21 +56,75 @@ def estimating(
         seen = network_input(path, x, level.alpha, level.sigma)
         output = guided(seen, level.t, level.time_input, mix)
         variance_fraction = output[:, channels:] if learned_sigma else None
-        coefficients = (x, level.alpha, level.sigma, before)
-        output = output[:, :channels]
-        data = to_data(prediction, output, *coefficients)
-        if threshold.kind == "none" or classifier is not None:
-            noise = to_noise(prediction, output, *coefficients)
-            estimate = Estimate(data, noise, variance_fraction)
-            if classifier is not None:
-                estimate = classifier.apply(estimate, x, level, path)
-            if threshold.kind == "none":
-                return estimate
-            data = estimate.data
-        data = bounded(threshold, data)
+        estimate = estimated(prediction, output[:, :channels], x, level, before, variance_fraction)
+        if classifier is not None:
+            estimate = classifier.apply(estimate, x, level, path)
+        if threshold.kind == "none":
+            return estimate
+        data = bounded(threshold, estimate.data)
         return Estimate(data, noise_beside(data, x, level.alpha, level.sigma), variance_fraction)
 
     return denoise
+
+
+class Predicted(Estimate):
+    """What an output at x_t stands for, where one level holds for all: solvers ask for what they need of it.
+
+    Data, noise and every combination of them are a sum of x and the output, two passes over the state at
+    most: of a predicted flow the slope is the output, and Euler's step on rectified flow takes one.
+    """
+
+    def __init__(
+        self,
+        prediction: Prediction,
+        output: Tensor,
+        x: Tensor,
+        level: Level,
+        before: Before,
+        variance_fraction: Tensor | None,
+    ) -> None:
+        self._output, self._x = output, x
+        self._factors = partial(shares, prediction, level.alpha, level.sigma, before)
+        object.__setattr__(self, "variance_fraction", variance_fraction)
+
+    def _combined(self, of_data: float, of_noise: float) -> Tensor:
+        of_x, of_output = self._factors((of_data, of_noise))
+        return mixed((of_x, self._x), (of_output, self._output))
+
+    @cached_property
+    def data(self) -> Tensor:
+        return self._combined(1.0, 0.0)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        return self._combined(0.0, 1.0)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        return self._combined(-1.0, 1.0)
+
+    @property
+    def witness(self) -> Tensor:
+        return self._output
+
+    def at(self, level: Level) -> Tensor:
+        return self._combined(level.alpha, level.sigma)
+
+
+def estimated(
+    prediction: Prediction,
+    output: Tensor,
+    x: Tensor,
+    level: Level,
+    before: Before,
+    variance_fraction: Tensor | None = None,
+) -> Estimate:
+    """Return what an output at x stands for; without signal a predicted noise gives no finite data."""
+    alpha, sigma = level.alpha, level.sigma
+    if not isinstance(alpha, Tensor) and sigma > 0 and determinant(prediction, alpha, sigma, before) != 0:
+        return Predicted(prediction, output, x, level, before, variance_fraction)
+    coefficients = (prediction, output, x, alpha, sigma, before)
+    return Estimate(to_data(*coefficients), to_noise(*coefficients), variance_fraction)
 
 
 def _before(path: Path, prediction: Prediction, level: Level) -> Before:

@@ -27,7 +27,7 @@ class FiniteWatch:
 
         def watched(x: Tensor, level: Level) -> Estimate:
             estimate = denoise(x, level)
-            bad = ~torch.isfinite(estimate.data).reshape(len(x), -1).all(1)
+            bad = ~torch.isfinite(estimate.witness).reshape(len(x), -1).all(1)
             self._first = torch.where(bad & (self._first < 0), len(self._times), self._first)
             self._times.append(level.t)
             return estimate

@@ -69,6 +69,24 @@ def to_noise(
     return (alpha * output - p * x_t) / determinant(kind, alpha, sigma, before)
 
 
+def shares(
+    kind: Prediction,
+    alpha: float,
+    sigma: float,
+    before: Before,
+    wanted: tuple[float, float],
+) -> tuple[float, float]:
+    """Return the factors of x_t and of the output in a combination of data and noise.
+
+    wanted: the factors of data and of noise in it. Where the determinant is 0 there are none: the error is
+    ZeroDivisionError.
+    """
+    (p, q), (of_data, of_noise) = _parts(kind, alpha, sigma, before), wanted
+    determinant = alpha * q - sigma * p
+    of_x, of_output = of_data * q - of_noise * p, of_noise * alpha - of_data * sigma
+    return float(of_x / determinant), float(of_output / determinant)
+
+
 def noise_beside(data: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
     """Return the noise of x_t beside its data; 0 where it has none, as frames at time 0."""
     if not isinstance(sigma, Tensor):

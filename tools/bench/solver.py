@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,18 +16,10 @@ from core.diffusion.sampling import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import DEFAULTS, AdaptiveConfig, Denoise, Estimate, Level, Options
 from tools.bench.job import Config
-from tools.bench.rounds import Floor, Row, Way, measure
+from tools.bench.rounds import Floor, Row, measure
+from tools.bench.schedulers import CLOSE, PEERS, REPEATS, SHAPE, ways
 
 CHAIN: PathName = "ddpm_linear"
-STEPS = 20
-SHAPE = (64, 4, 32, 32)  # latents of 64 pictures of 256 pixels
-REPEATS = 5  # of all steps in a round
-PEERS: dict[SolverName, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero", "solver_order": 2}),
-    "dpmpp_3m_diffusers": ("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero", "solver_order": 3}),
-    "unipc_2": ("UniPCMultistepScheduler", {"solver_order": 2}),
-}
 MODES = (1, 4, 16, 64)  # Gaussians of the mixtures
 DIMENSIONS, VARIANCE, STARTS = 16, 0.1, 128
 EVALUATIONS = (10, 20, 50, 100)
@@ -42,52 +33,17 @@ def rows(config: Config, folder: Path) -> list[Row]:
     return [*(_arithmetic(config, name) for name in PEERS), *_errors()]
 
 
-def _arithmetic(config: Config, name: SolverName) -> Row:
-    """Time all steps with an answer that is there already: what is left is the solver's own work."""
-    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
-    answer = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
-    path = make_path(CHAIN)
-    times = [(1000 - number * (1000 // STEPS)) / 1000 for number in range(STEPS)]
-
-    def denoise(state: Tensor, level: Level) -> Estimate:
-        return Estimate((state - level.sigma * answer) / level.alpha, answer)
-
-    def ours() -> Iterator[Tensor]:
-        for _ in range(REPEATS):
-            yield KINDS[name].solve(denoise, x, [*times, 0.0], path, noise=lambda i: answer)
-
-    expected = next(ours())
-    scale = float(expected.abs().max())
-
-    def is_right(found: Tensor) -> bool:
-        return bool(((found - expected).abs().max() < 3e-5 * scale).item())
-
-    ways = [Way("longtake", STEPS * REPEATS, ours, is_right)]
-    absent: tuple[str, ...] = ()
-    try:
-        import diffusers
-    except ImportError:
-        absent = ("diffusers",)
-    else:
-        kind, fields = PEERS[name]
-        make = getattr(diffusers, kind)
-        chain = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-
-        def theirs() -> Iterator[Tensor]:
-            for _ in range(REPEATS):
-                scheduler = make(**chain, timestep_spacing="trailing", **fields)
-                scheduler.set_timesteps(STEPS)
-                state = x
-                for step in scheduler.timesteps:
-                    state = scheduler.step(answer, step, state).prev_sample
-                yield state
-
-        # Its last steps are of lower order for some solvers, so its end is not compared here; tests do that.
-        ways.append(Way("diffusers", STEPS * REPEATS, theirs, lambda found: bool(found.isfinite().all())))
+def _arithmetic(config: Config, name: str) -> Row:
+    """Time all steps with the network's outputs at hand: what is left is the solver's own work."""
+    peer = PEERS[name]
+    both = ways(peer)
+    absent = () if len(both) > 1 else ("diffusers",)
     protocol = (
-        f"{STEPS} steps of {name} on {SHAPE} float32 with the network's answer at hand, {REPEATS} times"
+        f"steps of {peer.solver} and {peer.kind} on {SHAPE} float32 along {peer.path} from outputs "
+        f"({peer.prediction}) and draws at hand, {REPEATS} times; "
+        + (f"ends differ: {peer.differs}" if peer.differs else f"ends agree to {CLOSE:g}")
     )
-    row = Row(name, "steps", protocol, measure(ways, config.rounds), absent)
+    row = Row(name, "steps", protocol, measure(both, config.rounds), absent)
     row.require("diffusers", 1.0)
     return row
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from core.diffusion.posterior import log_variance, posterior
-from core.diffusion.solvers.levels import Options
-from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
+from core.diffusion.solvers.levels import Options, mixed
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk
 
 
 @Stepwise

@@ -27,5 +27,6 @@ def mean_flow(x: Tensor, course: Course) -> Walk:
 def ending(here: Level, there: Level, x: Tensor) -> Level:
     """Return a level whose time input (B, 2) also tells the network where the step ends."""
     dtype = torch.promote_types(torch.float32, x.dtype)
-    times = torch.tensor([here.time_input, there.time_input], dtype=dtype, device=x.device)
-    return TensorLevel(here.t, here.alpha, here.sigma, times.expand(len(x), 2))
+    ends = (here.time_input, there.time_input)  # filled in on the device, which nothing waits for
+    times = torch.stack([torch.full((len(x),), end, dtype=dtype, device=x.device) for end in ends], dim=1)
+    return TensorLevel(here.t, here.alpha, here.sigma, times)

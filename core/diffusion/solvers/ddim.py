@@ -8,8 +8,8 @@ from functools import partial
 
 from torch import Tensor
 
-from core.diffusion.solvers.levels import Estimate, Level
-from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
+from core.diffusion.solvers.levels import Estimate, Level, mixed
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk
 
 
 @Stepwise
@@ -30,9 +30,10 @@ def ddim_step(
 ) -> Tensor:
     """Take one step.  draw: gives the noise, if it needs any."""
     drawn = eta * _ancestral_deviation(here, there) if eta else 0.0
-    kept = math.sqrt(max(0.0, there.sigma**2 - drawn**2)) if drawn else there.sigma
-    new = [(drawn, draw())] if drawn else []
-    return mixed((there.alpha, estimate.data), (kept, estimate.noise), *new)
+    if not drawn:
+        return estimate.at(there)
+    kept = math.sqrt(max(0.0, there.sigma**2 - drawn**2))
+    return mixed((there.alpha, estimate.data), (kept, estimate.noise), (drawn, draw()))
 
 
 @Stepwise

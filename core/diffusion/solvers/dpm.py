@@ -19,8 +19,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from core.diffusion.solvers.levels import Level, levels_at, noise_to_signal, times_at
-from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
+from core.diffusion.solvers.levels import Level, levels_at, mixed, noise_to_signal, times_at
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,15 @@ def dpmpp_2s(x: Tensor, course: Course) -> Walk:
     return x
 
 
-def _sde(x: Tensor, course: Course, *, uses_history: bool = False) -> Walk:
+def _sde(
+    x: Tensor, course: Course, *, uses_history: bool = False, before: tuple[Tensor, float] | None = None
+) -> Walk:
     """Solve the reverse SDE by its exponential integrator, weak order 1, one evaluation a step.
 
     x_s = (sigma_s / sigma_t) e^-h x + alpha_s (1 - e^-2h) data + sigma_s sqrt(1 - e^-2h) z.
-    uses_history: the estimate is extrapolated from the last two.
+    uses_history: the estimate is extrapolated from the last two.  before: the data that were estimated one
+    step before the start, and the length of that step in l.
     """
-    before: tuple[Tensor, float] | None = None
     for number, step in enumerate(steps(course.levels)):
         here, there = step.here, step.there
         shrink = here.alpha * there.sigma / (here.sigma * there.alpha)  # exp(-h), 0 where h is infinite
@@ -177,3 +179,9 @@ def _sde(x: Tensor, course: Course, *, uses_history: bool = False) -> Walk:
 
 sde_dpmpp = Stepwise(_sde)
 sde_dpmpp_2m = Stepwise(partial(_sde, uses_history=True))
+
+
+def sde_dpmpp_2m_after(data: Tensor, before: Level, start: Level) -> Stepwise:
+    """Return `sde_dpmpp_2m` of a start that a step led to: from the level `before`, with these data."""
+    h = start.log_snr - before.log_snr
+    return Stepwise(partial(_sde, uses_history=True, before=(data, h)))

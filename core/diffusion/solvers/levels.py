@@ -60,6 +60,20 @@ class Estimate:
     noise: Tensor
     variance_fraction: Tensor | None = None
 
+    @property
+    def slope(self) -> Tensor:
+        """Return noise - data, the derivative of x / (alpha + sigma) by the share of noise."""
+        return self.noise - self.data
+
+    def at(self, level: Level) -> Tensor:
+        """Return the state that has these data and this noise at another level: the step of ddim."""
+        return mixed((level.alpha, self.data), (level.sigma, self.noise))
+
+    @property
+    def witness(self) -> Tensor:
+        """Return a tensor (B, ...) that is finite for the samples whose data are."""
+        return self.data
+
 
 Denoise = Callable[[Tensor, Level], Estimate]
 Noise = Callable[[int], Tensor]
@@ -145,6 +159,18 @@ class Solver(Protocol):
         times: falling to 0.  noise: of the number of a step, standard normal numbers in the shape of `x`.
         """
         ...
+
+
+def mixed(*terms: tuple[float, Tensor]) -> Tensor:
+    """Return the sum of weighted tensors of one shape: one pass over the state for each that has a weight.
+
+    A first weight of 1 takes no pass. Weights are numbers of the host, so that nothing is waited for.
+    """
+    (weight, x), *rest = [term for term in terms if term[0]] or terms[:1]
+    x = x if weight == 1 else weight * x
+    for weight, each in rest:
+        x = torch.add(x, each, alpha=weight)
+    return x
 
 
 def levels(path: Path, times: Sequence[float]) -> list[Level]:

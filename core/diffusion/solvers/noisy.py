@@ -9,9 +9,9 @@ from itertools import pairwise
 from torch import Tensor
 
 from core.diffusion.solvers.ddim import ddim_step
-from core.diffusion.solvers.levels import Level, levels_at, noise_to_signal, times_at
+from core.diffusion.solvers.levels import Level, levels_at, mixed, noise_to_signal, times_at
 from core.diffusion.solvers.runge_kutta import heun_step
-from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk
 
 MOST_CHURN = math.sqrt(2) - 1  # 2206.00364, algorithm 2
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from core.diffusion.solvers.levels import Level, levels_at, noise_share, times_at
-from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
+from core.diffusion.solvers.levels import Level, levels_at, mixed, noise_share, times_at
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk
 
 
 @Stepwise
@@ -43,8 +43,9 @@ def rk4(x: Tensor, course: Course) -> Walk:
         if there.sigma == 0:
             x = yield from _midpoint_step(x, here, middle, there)
             continue
-        first = yield from _slope(x, here)
-        second = yield from _slope(_moved(x, here, middle, first), middle)
+        estimate = yield x, here
+        first = estimate.slope
+        second = yield from _slope(estimate.at(middle), middle)
         third = yield from _slope(_moved(x, here, middle, second), middle)
         fourth = yield from _slope(_moved(x, here, there, third), there)
         x = _moved(x, here, there, mixed((1 / 6, first), (1 / 3, second), (1 / 3, third), (1 / 6, fourth)))
@@ -52,28 +53,39 @@ def rk4(x: Tensor, course: Course) -> Walk:
 
 
 def heun_step(x: Tensor, here: Level, there: Level) -> Walk:
-    """Take one step of Heun's method, to t = 0 of Euler's."""
-    slope = yield from _slope(x, here)
-    if there.sigma > 0:
-        second = yield from _slope(_moved(x, here, there, slope), there)
-        slope = mixed((0.5, slope), (0.5, second))
-    return _moved(x, here, there, slope)
+    """Take one step of Heun's method, to t = 0 of Euler's.
+
+    Half of the way is Euler's, and half goes by the slope at its end.
+    """
+    first = yield x, here
+    euler = first.at(there)
+    if there.sigma == 0:
+        return euler
+    slope = yield from _slope(euler, there)
+    kept, along = _factors(here, there)
+    return mixed((0.5, euler), (kept / 2, x), (along / 2, slope))
 
 
 def _moved(x: Tensor, here: Level, there: Level, slope: Tensor) -> Tensor:
     """Return the state at `there` of one at `here`, by a slope dz/dr."""
+    kept, along = _factors(here, there)
+    return mixed((kept, x), (along, slope))
+
+
+def _factors(here: Level, there: Level) -> tuple[float, float]:
+    """Return those of the state and of a slope."""
     size = there.alpha + there.sigma
-    return mixed((size / (here.alpha + here.sigma), x), (size * (there.straight - here.straight), slope))
+    return size / (here.alpha + here.sigma), size * (there.straight - here.straight)
 
 
 def _slope(x: Tensor, level: Level) -> Walk:
     estimate = yield x, level
-    return estimate.noise - estimate.data
+    return estimate.slope
 
 
 def _midpoint_step(x: Tensor, here: Level, middle: Level, there: Level) -> Walk:
-    slope = yield from _slope(x, here)
-    slope = yield from _slope(_moved(x, here, middle, slope), middle)
+    estimate = yield x, here
+    slope = yield from _slope(estimate.at(middle), middle)
     return _moved(x, here, there, slope)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from core.diffusion.paths.path import Path
@@ -72,15 +71,3 @@ def answered(walk: Walk, denoise: Denoise) -> Tensor:
             asked = walk.send(denoise(*asked))
     except StopIteration as end:
         return end.value
-
-
-def mixed(*terms: tuple[float, Tensor]) -> Tensor:
-    """Return the sum of weighted tensors of one shape: one pass over the state for each that has a weight.
-
-    A first weight of 1 takes no pass. Weights are numbers of the host, so that nothing is waited for.
-    """
-    (weight, x), *rest = [term for term in terms if term[0]] or terms[:1]
-    x = x if weight == 1 else weight * x
-    for weight, each in rest:
-        x = torch.add(x, each, alpha=weight)
-    return x

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from core.diffusion.solvers.dpm import Step, steps
-from core.diffusion.solvers.stepwise import Course, Stepwise, Walk, mixed
+from core.diffusion.solvers.levels import mixed
+from core.diffusion.solvers.stepwise import Course, Stepwise, Walk
 
 
 def _unipc(x: Tensor, course: Course, *, order: int) -> Walk:

@@ -41,13 +41,14 @@ def projecting(denoise: Denoise, known: Tensor, kept: Tensor, iterations: int = 
             with torch.enable_grad():
                 moved = x.detach().requires_grad_()
                 found = denoise(moved, level)
+                estimated = found.data  # with its graph
             scale = level.sigma**2 / level.alpha
 
             def covariance(v: Tensor) -> Tensor:
-                (product,) = torch.autograd.grad(found.data, moved, v.to(found.data.dtype), retain_graph=True)
+                (product,) = torch.autograd.grad(estimated, moved, v.to(estimated.dtype), retain_graph=True)
                 return scale * product
 
-            data = found.data.detach()
+            data = estimated.detach()
             data = data + _correction(covariance, kept * (known - data), kept, iterations)
             data = kept * known + (1 - kept) * data
         fraction = found.variance_fraction

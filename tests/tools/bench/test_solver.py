@@ -9,7 +9,8 @@ import pytest
 
 from core.diffusion.solvers.kinds import KINDS
 from launch import cli
-from tools.bench.solver import COMPARED, PEERS, PLAIN_GRIDS
+from tools.bench.schedulers import PEERS
+from tools.bench.solver import COMPARED, PLAIN_GRIDS
 
 
 @pytest.mark.full

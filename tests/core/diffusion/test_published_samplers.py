@@ -3,7 +3,7 @@
 `dit_samplers.npz` and `sit_samplers.npz` hold what that code (facebookresearch/DiT at ed81ce2, `diffusion`
 and `forward_with_cfg`; willisma/SiT at 947f95b, `transport`, with torchdiffeq 0.2.5) computed in float64 with
 the networks below from the start and the noises that the files hold: ten steps, on the chain of 1000 by the
-respacings "10" and "ddim10".
+respacings "10" and "ddim10". `ddpm_cosine` is of noise_schedule="squaredcos_cap_v2", clipped.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.diffusion.generating import sample
+from core.diffusion.grids import make_grid
 from core.diffusion.objective import Objective
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.kinds import make_path
@@ -75,6 +76,7 @@ DIT: dict[str, tuple[dict[str, Any], bool]] = {
     "ddim": ({"solver": "ddim", "grid": "meta_ddim"}, False),
     "ddim_clipped": ({"solver": "ddim", "grid": "meta_ddim", "threshold": CLIPPED}, False),
     "ddim_eta": ({"solver": "ddim", "grid": "meta", "eta": 0.6}, False),
+    "ddpm_cosine": ({"solver": "ddpm", "grid": "meta", "threshold": CLIPPED}, True),
     "ddpm_guided": ({"solver": "ddpm", "grid": "meta", "guidance": 2.5, "guidance_channels": 3}, True),
 }
 
@@ -83,11 +85,32 @@ DIT: dict[str, tuple[dict[str, Any], bool]] = {
 def test_samples_are_those_of_the_published_dit(name: str) -> None:
     fields, learned = DIT[name]
     label = torch.tensor([2, 1]) if name == "ddpm_guided" else None
-    config, path = SamplerConfig(steps=10, **fields), make_path("ddpm_linear")
+    config = SamplerConfig(steps=10, **fields)
+    path = make_path("ddpm_cosine" if name == "ddpm_cosine" else "ddpm_linear")
     found = sample(
         dit, (2, 4, 1, 2, 2), Condition(label), config, path, "noise", given(2, "dit"), learned_sigma=learned
     )
     torch.testing.assert_close(found[:, :, 0].double(), reference("dit")[name], rtol=1e-4, atol=1e-4)
+
+
+def test_the_respacings_are_told_by_the_steps_that_they_keep() -> None:
+    """Of 1000 steps by 10: N even indices with both ends, and the multiples of a whole stride."""
+    chain = make_path("ddpm_linear")
+    for count in (2, 5, 10, 37, 250, 999):
+        even = [round(index * 999 / (count - 1)) for index in range(count)]
+        found = [round(time * 1000) - 1 for time in make_grid("meta", chain, count, 1.0)[-2::-1]]
+        assert max(abs(one - other) for one, other in zip(found, even, strict=True)) <= 1  # halves are summed
+        assert (found[0], found[-1]) == (0, 999)
+    for count in (1, 2, 10, 50, 125, 500):
+        stride = -(-1000 // count)
+        found = [round(time * 1000) - 1 for time in make_grid("meta_ddim", chain, count, 1.0)[-2::-1]]
+        assert found == list(range(0, 1000, stride))
+
+
+def test_no_array_of_the_references_is_left_out() -> None:
+    of_losses = {"start", "noises", "x0", "x0_noise", "t", "loss", "mse", "vb", "gradient"}
+    assert set(reference("dit")) == {*DIT, *of_losses}
+    assert set(reference("sit")) == {*SIT, "heun2", "dopri5", "start", "noises"}
 
 
 def test_loss_bound_and_gradient_are_those_of_the_published_dit() -> None:
@@ -114,7 +137,6 @@ SIT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SIT)
 def test_samples_are_those_of_the_published_sit(name: str) -> None:
-    """Its Heun also evaluates at the data, where ours takes Euler's step, so that it is left out."""
     config = SamplerConfig(steps=10, **SIT[name])
     if name.startswith("sde"):  # nine even steps to 0.04, then one without noise
         times = (1 - torch.linspace(0, 0.96, 10, dtype=torch.float64)).tolist()
@@ -122,6 +144,25 @@ def test_samples_are_those_of_the_published_sit(name: str) -> None:
     path, draws = make_path("rectified_flow"), given(2, "sit")
     found = sample(sit, (2, 4, 1, 2, 2), Condition(), config, path, "flow", draws)
     torch.testing.assert_close(found[:, :, 0], reference("sit")[name], rtol=1e-4, atol=1e-4)
+
+
+def test_heun_is_that_of_sit_but_for_its_last_step() -> None:
+    """Which also evaluates at the data, where ours takes Euler's: it is taken here by hand."""
+    asked = list[Tensor]()
+
+    def watched(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        asked.append(x)
+        return sit(x, time, condition)
+
+    config = SamplerConfig(steps=10, solver="heun", grid="even")
+    sample(
+        watched, (2, 4, 1, 2, 2), Condition(), config, make_path("rectified_flow"), "flow", given(2, "sit")
+    )
+    x, h = asked[-1].double(), 0.1
+    first, last = (torch.tensor([1000 * time], dtype=torch.float64) for time in (h, 0.0))
+    slope = sit(x, first, Condition())
+    found = x - h / 2 * (slope + sit(x - h * slope, last, Condition()))
+    torch.testing.assert_close(found[:, :, 0], reference("sit")["heun2"].double(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_adaptive_flow_ends_where_that_of_sit_does() -> None:

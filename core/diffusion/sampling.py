@@ -25,6 +25,7 @@ from core.diffusion.thresholds import ThresholdConfig
 from core.errors import UserError, below
 
 MANY = 10  # steps
+FLOW_EVALUATIONS = 8  # the fewest at which grids of rectified flow were measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,12 +220,16 @@ def best_grid(solver: SolverName, steps: int, path: Path, prediction: Prediction
     """Return the grid that is best for a solver, as far as that was measured (docs/method.md).
 
     With few steps the first one of the best grid is so long that it enlarges errors of the network; so it is
-    on the paths `edm` and `variance_exploding` in any number of steps where noise or score is predicted.
+    off chains in any number of steps where noise or score is predicted.
     """
     kind = KINDS[solver]
     if path.num_steps is not None:
         return kind.chain_grid if steps >= MANY else kind.few_steps_grid
-    if prediction in ("noise", "score") or steps < kind.least_steps:
+    if prediction in ("noise", "score"):
+        return "even"
+    if path.name == "rectified_flow":
+        return kind.flow_grid if steps * kind.evaluations >= FLOW_EVALUATIONS else "even"
+    if steps < kind.least_steps:
         return "even"
     return {"edm": kind.edm_grid, "variance_exploding": kind.exploding_grid}.get(path.name, "even")
 

@@ -25,6 +25,9 @@ DIMENSIONS, VARIANCE, STARTS = 16, 0.1, 128
 EVALUATIONS = (10, 20, 50, 100)
 TOLERANCES = (0.1, 0.01, 0.001, 1e-4)  # of solvers that choose their steps
 PLAIN_GRIDS: tuple[Grid, ...] = ("trailing", "even")
+FLOW: PathName = "rectified_flow"
+FLOW_COUNTS = (10, 20, 50)
+FLOW_LEAST, FLOW_MEAN = 0.999, 1.2  # of errors on even times over those on default grids
 COMPARED: tuple[SolverName, ...] = ("dpmpp_2m", "unipc_2", "unipc_3")
 
 
@@ -79,8 +82,7 @@ def _errors() -> list[Row]:
             few, many = errors["ddim", 20] / 3, errors["ddim", 100]
             row.floors.append(Floor("error at 20, a third of ddim's", errors[name, 20], few, at_most=True))
             row.floors.append(Floor("error at 50, ddim's at 100", errors[name, 50], many, at_most=True))
-    found.append(_default_grids(found))
-    return found
+    return [*found, _default_grids(found), _flow_grids()]
 
 
 def _on_others(name: SolverName, problems: Sequence[Denoise], exact: Sequence[Tensor]) -> dict[str, float]:
@@ -105,6 +107,35 @@ def _default_grids(rows: Sequence[Row]) -> Row:
         row.facts[f"{grid} over default"] = float(ratios.log().mean().exp())
         row.floors.append(Floor(f"{grid}, of all solvers", row.facts[f"{grid} over default"], 1.2))
         row.floors.append(Floor(f"{grid}, of the least one", float(ratios.min()), 1.0))
+    return row
+
+
+def _flow_grids() -> Row:
+    """Compare default grids on rectified flow with even times, which trailing ones are too there."""
+    protocol = (
+        f"errors on even times over those on default grids, as above on {FLOW}, geometric mean of "
+        f"{FLOW_COUNTS} evaluations"
+    )
+    row, path = Row(f"default grids, {FLOW}", "-", protocol), make_path(FLOW)
+    problems = [mixture(count) for count in MODES]
+    fine = make_grid("even", path, 400, 1.0)
+    exact = [_solve("rk4", problem, fine, path=FLOW) for problem in problems]
+    for name, kind in KINDS.items():
+        if kind.is_random or kind.tells_ends or kind.is_adaptive:
+            continue
+        ratios = []
+        for count in FLOW_COUNTS:
+            steps = count // kind.evaluations
+            grids: tuple[Grid, ...] = ("even", best_grid(name, steps, path, "flow"))
+            even, default = (
+                distance([_solve(name, problem, times, path=FLOW) for problem in problems], exact)
+                for times in (make_grid(grid, path, steps, 1.0) for grid in grids)
+            )
+            ratios.append(even / default)
+        row.facts[name] = float(torch.tensor(ratios).log().mean().exp())
+        row.floors.append(Floor(f"{name}, the least", min(ratios), FLOW_LEAST))
+    mean = float(torch.tensor(list(row.facts.values())).log().mean().exp())
+    row.floors.append(Floor("of all solvers", mean, FLOW_MEAN))
     return row
 
 
@@ -136,9 +167,15 @@ def _starts() -> Tensor:
     return torch.randn(STARTS, DIMENSIONS, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def _solve(name: SolverName, denoise: Denoise, times: Sequence[float], options: Options = DEFAULTS) -> Tensor:
+def _solve(
+    name: SolverName,
+    denoise: Denoise,
+    times: Sequence[float],
+    options: Options = DEFAULTS,
+    path: PathName = CHAIN,
+) -> Tensor:
     start = _starts()
-    return KINDS[name].solve(denoise, start, times, make_path(CHAIN), noise=lambda i: start, options=options)
+    return KINDS[name].solve(denoise, start, times, make_path(path), noise=lambda i: start, options=options)
 
 
 def distance(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:

@@ -58,6 +58,7 @@ class Kind:
     few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much.
     edm_grid, exploding_grid: the best on the paths `edm` and `variance_exploding`.
     least_steps: with fewer, even times are better on these two.
+    flow_grid: the best on rectified flow, from eight evaluations on.
     is_adaptive: whether it chooses its own steps, so that those of a grid do not count.
     tells_ends: whether the network is told where a step ends, which only one of two times understands.
     takes: the fields of `Options` that it reads; others must be left at their defaults.
@@ -73,6 +74,7 @@ class Kind:
     edm_grid: Grid = "even"
     exploding_grid: Grid = "even"
     least_steps: int = 0
+    flow_grid: Grid = "even"
     takes: tuple[str, ...] = ()
     not_for_frames: str = ""
 
@@ -121,7 +123,9 @@ _OPTIMISED_OFF_CHAINS = _grids("straight", "optimised", "optimised")
 _OPTIMISED_BUT_EXPLODING = _grids("optimised", "optimised", "even")
 KINDS: dict[SolverName, Kind] = {
     "euler": Kind(ddim, **_STRAIGHT),
-    "heun": Kind(heun, 2, edm_grid="optimised", exploding_grid="optimised", least_steps=10),
+    "heun": Kind(
+        heun, 2, edm_grid="optimised", exploding_grid="optimised", least_steps=10, flow_grid="cosine"
+    ),
     "ddim": Kind(ddim, **_STRAIGHT, takes=("eta",)),
     "ddpm": Kind(ddpm, is_random=True, takes=("variance", "variance_share")),
     "renoise": Kind(renoise, is_random=True),
@@ -134,13 +138,14 @@ KINDS: dict[SolverName, Kind] = {
         chain_grid="quadratic",
         edm_grid="optimised",
         least_steps=10,
+        flow_grid="cosine",
         not_for_frames="its steps from pure noise evaluate once, others twice",
     ),
-    "dpmpp_3m": Kind(dpmpp_3m, **_OPTIMISED_BUT_EXPLODING),
-    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, **_OPTIMISED_OFF_CHAINS),
+    "dpmpp_3m": Kind(dpmpp_3m, **_OPTIMISED_BUT_EXPLODING, flow_grid="optimised"),
+    "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, **_OPTIMISED_OFF_CHAINS, flow_grid="optimised"),
     "unipc_2": Kind(unipc_2, **_OPTIMISED_OFF_CHAINS),
-    "unipc_3": Kind(unipc_3, **_OPTIMISED_BUT_EXPLODING),
-    "unipc_1": Kind(unipc_1, **_OPTIMISED_OFF_CHAINS),
+    "unipc_3": Kind(unipc_3, **_OPTIMISED_BUT_EXPLODING, flow_grid="optimised"),
+    "unipc_1": Kind(unipc_1, **_OPTIMISED_OFF_CHAINS, flow_grid="optimised"),
     "euler_maruyama": Kind(euler_maruyama, is_random=True, takes=("eta",)),
     "langevin": Kind(langevin, 2, is_random=True, takes=("eta", "corrector")),
     "edm": Kind(edm, 2, is_random=True, takes=("churn",)),

@@ -203,14 +203,39 @@ def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> 
         assert float(torch.tensor(ratios).log().mean().exp()) >= 1.2, (other, ratios)
 
 
+NEARER: dict[SolverName, Grid] = {
+    "heun": "cosine",
+    "dpmpp_2s": "cosine",
+    "dpmpp_3m": "optimised",
+    "dpmpp_3m_diffusers": "optimised",
+    "unipc_3": "optimised",
+    "unipc_1": "optimised",
+}
+
+
 @pytest.mark.parametrize("solver", [name for name, kind in KINDS.items() if not kind.is_adaptive])
-def test_on_rectified_flow_the_default_grid_is_that_of_trailing_and_even_times(solver: SolverName) -> None:
-    path = make_path("rectified_flow")
-    found = time_grid(
-        SamplerConfig(solver=solver, steps=20, eta=0.5 if "maruyama" in solver else 0.0), path, "v"
-    )
-    for other in ("trailing", "even", "straight"):
-        assert found == pytest.approx(make_grid(other, path, 20, 1.0), abs=1e-12)
+def test_on_rectified_flow_default_grids_are_even_times_but_where_others_are_nearer(
+    solver: SolverName,
+) -> None:
+    """Even times are those of trailing and of linspace there."""
+    path, eta = make_path("rectified_flow"), 0.5 if "maruyama" in solver else 0.0
+    found = time_grid(SamplerConfig(solver=solver, steps=20, eta=eta), path, "v")
+    assert found == pytest.approx(make_grid(NEARER.get(solver, "even"), path, 20, 1.0), abs=1e-12)
+    even = [make_grid(other, path, 20, 1.0) for other in ("trailing", "even", "straight")]
+    assert even[0] == pytest.approx(even[1], abs=1e-12)
+    assert even[0] == pytest.approx(even[2], abs=1e-12)
+    few = SamplerConfig(solver=solver, steps=3 if KINDS[solver].evaluations > 1 else 7, eta=eta)
+    assert time_grid(few, path, "v") == make_grid("even", path, few.steps, 1.0)
+    noisy = time_grid(SamplerConfig(solver=solver, steps=20, eta=eta, start=0.98), path, "noise")
+    assert noisy == make_grid("even", path, 20, 0.98)
+
+
+def test_on_rectified_flow_the_default_grids_are_nearer_than_even_times() -> None:
+    path, exact = make_path("rectified_flow"), by_many_steps("rectified_flow")
+    for solver in NEARER:
+        for count, least in ((20, 1.2), (50, 1.1)):
+            even, default = (errors(solver, grid, path, count, exact) for grid in ("even", None))
+            assert even / default > least, (solver, count, even / default)
 
 
 def test_few_steps_take_times_that_enlarge_no_errors() -> None:

@@ -23,9 +23,11 @@ def test_errors_meet_their_floors_and_steps_are_timed_beside_diffusers(
     rows = {row["case"]: row for row in json.loads((tmp_path / "solver.json").read_text())["rows"]}
     assert all(set(rows[name]["timings"]) == {"longtake", "diffusers"} for name in PEERS)
     fixed = {name for name, kind in KINDS.items() if not kind.is_random and not kind.tells_ends}
-    assert {f"error of {name}" for name in fixed} | {"default grids", *PEERS} == set(rows)
+    grids = {"default grids", "default grids, rectified_flow"}
+    assert {f"error of {name}" for name in fixed} | grids | set(PEERS) == set(rows)
     floors = [floor for name, row in rows.items() if name not in PEERS for floor in row["floors"]]
-    assert len(floors) == 2 * len(COMPARED) + 2 * len(PLAIN_GRIDS)
+    stepping = [name for name in fixed if not KINDS[name].is_adaptive]
+    assert len(floors) == 2 * len(COMPARED) + 2 * len(PLAIN_GRIDS) + len(stepping) + 1
     for floor in floors:
         value, least = floor["value"], floor["floor"]
         assert value <= least if floor["at_most"] else value >= least, floor

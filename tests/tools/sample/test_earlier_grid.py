@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.kinds import SolverName
 from core.errors import UserError
 from core.files import sealed, write_json
 from tests.tools.made_runs import make_run
@@ -43,15 +44,19 @@ def test_the_default_grid_of_an_earlier_version_is_kept_by_what_it_made(
         sample.run(now)
 
 
-def test_samples_where_noise_grows_are_made_again_on_even_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "prediction", "solver", "grid"),
+    [("edm", "edm", "ddim", "straight"), ("rectified_flow", "flow", "heun", "cosine")],
+)
+def test_samples_off_chains_are_made_again_on_even_times(
+    path: str, prediction: str, solver: SolverName, grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_run(tmp_path / "run", monkeypatch, path="edm", prediction="edm")
-    now = config(tmp_path / "now", sampler=SamplerConfig(solver="ddim", steps=4))
+    make_run(tmp_path / "run", monkeypatch, path=path, prediction=prediction)
+    now = config(tmp_path / "now", sampler=SamplerConfig(solver=solver, steps=4))
     sample.run(now)
     made_from = tmp_path / "now" / "made_from.json"
     record = json.loads(made_from.read_text())
-    assert record.pop("auto_grid") == "straight"
+    assert record.pop("auto_grid") == grid
     record.pop("sha256")
     write_json(made_from, sealed(record))
     again = sample.Config.implied({"again": f"{tmp_path / 'now' / 'samples.jsonl'}[0]"})

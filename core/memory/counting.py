@@ -46,7 +46,7 @@ class LiveBytes(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = self.result(func, args, kwargs or {})
         if func is torch.ops.prim.device.default:  # only fake tensors are asked by an operation
             return result
         for leaf in tree_leaves(result):
@@ -54,6 +54,10 @@ class LiveBytes(TorchDispatchMode):
                 self._note(leaf.untyped_storage())
         self.trace.append(self._live)
         return result
+
+    def result(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what an operation gives; a subclass may leave out its work."""
+        return func(*args, **kwargs)
 
     def _note(self, storage: Any) -> None:
         key = storage._cdata
@@ -67,12 +71,19 @@ class LiveBytes(TorchDispatchMode):
         self._live -= size
 
 
-def live_bytes(make: Pass, *, dtype: torch.dtype, device: torch.device, fake: bool) -> list[int]:
+def live_bytes(
+    make: Pass,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    fake: bool,
+    counter: type[LiveBytes] = LiveBytes,
+) -> list[int]:
     """Return the bytes that live after each operation of a forward and backward pass, weights left out.
 
     Gradients of weights are let go as they come, since the state of training accounts for them. torch's
     generators are left as they were.
-    fake: over shapes alone, which loads torch's compiler; else the pass is computed.
+    fake: over shapes alone, which loads torch's compiler; else the pass is computed.  counter: counts.
     """
     if fake:
         with garbage.none_expected():
@@ -86,7 +97,7 @@ def live_bytes(make: Pass, *, dtype: torch.dtype, device: torch.device, fake: bo
         model, loss = make()
         prepare(model, dtype)
         weights = chain(model.parameters(), model.buffers())
-        with LiveBytes(weights) as counted:
+        with counter(weights) as counted:
             loss().backward()
     return counted.trace
 

@@ -20,8 +20,10 @@ from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.config import EngineConfig
 from core.memory.counting import live_bytes
 from core.memory.micro_batch import Measured
+from core.memory.outlines import OutlinedBytes
 from models.denoisers.network import DenoiserConfig, example_inputs
 
+WIDEST, MOST_NUMBERS = 1024, 1 << 22  # of a token; of all tokens, of which a block has some hundred each
 MANY = 16  # samples of which activations are counted beside those of one: between and beyond, by a line
 CPU = torch.device("cpu")
 USUAL = ObjectiveConfig()
@@ -136,6 +138,12 @@ def activations(
     return Measured([one], [one + -(-(many - one) // (MANY - 1))])
 
 
+def _is_small(model: DenoiserConfig, shape: tuple[int, ...]) -> bool:
+    """Return whether few blocks, and what a pass through them has, may lie in this process's memory."""
+    width: int = getattr(model, "width", WIDEST + 1)
+    return width <= WIDEST and shape[0] * model.tokens(shape[2:]) * width <= MOST_NUMBERS  # type: ignore[arg-type]
+
+
 def _peak(
     model: DenoiserConfig,
     engine: EngineConfig,
@@ -151,10 +159,13 @@ def _peak(
         aligned = aligned._replace(alignment=replace(aligned.alignment, config=first))
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
 
+    is_small = device.type == "cpu" and _is_small(model, shape)
+    how: Any = {"fake": False, "counter": OutlinedBytes} if is_small else {"fake": True}
+
     def peak(config: DenoiserConfig) -> int:
         known = text_tokens, aligned, learned
         make = lambda: denoiser_pass(engine, config, shape, *known)  # noqa: E731
-        return max(live_bytes(make, dtype=dtype, device=device, fake=True))
+        return max(live_bytes(make, dtype=dtype, device=device, **how))
 
     period = engine.checkpoint_every if engine.activation_checkpointing == "every_k" else 1
     depth: int = getattr(model, "depth", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from core.memory.counting import live_bytes
 from core.memory.micro_batch import Measured
+from core.memory.outlines import OutlinedBytes
 from models.autoencoder.kl import KLConfig
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import example_inputs
@@ -88,6 +90,8 @@ def test_shapes_alone_give_the_bytes_of_the_computed_pass(made, dtype: torch.dty
     for samples in (1, 2):
         computed = count(made(samples), fake=False, dtype=dtype)
         assert count(made(samples), fake=True, dtype=dtype) == computed
+        known: Any = {"dtype": dtype, "device": CPU, "fake": False, "counter": OutlinedBytes}
+        assert live_bytes(made(samples), **known) == computed
 
 
 def test_a_pass_over_shapes_leaves_nothing_that_is_taken_for_data() -> None:

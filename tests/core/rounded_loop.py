@@ -46,6 +46,6 @@ def _clip(masters: Iterable[Tensor], clipping: float) -> float:
     """Scale gradients to norm `clipping` at most; return their norm before."""
     gradients = [master.grad for master in masters if master.grad is not None]
     norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
-    for gradient in gradients:
-        gradient *= min(1.0, clipping / (norm + 1e-6))
+    for gradient in gradients if norm > clipping else []:
+        gradient /= (norm + 1e-6) / clipping  # as AdamW's kernel does it: one rounding
     return norm

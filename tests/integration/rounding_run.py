@@ -29,7 +29,7 @@ from tests.integration.parity_run import EPS, GROUP, SHAPES, TEXT, ParityObjecti
 
 CLIPPING = 0.5
 NETWORK = DiTConfig(width=24, depth=2, heads=4, num_classes=3, text_width=TEXT)
-OPTIMIZER = OptimizerConfig(lr=1e-3, eps=EPS, weight_decay=0.1)
+OPTIMIZER = OptimizerConfig(lr=1e-4, eps=EPS, weight_decay=0.1)
 CASES: dict[str, dict[str, Any]] = {
     **{f"zero {stage}": {"zero_stage": stage} for stage in range(4)},
     "2": {"kind": "fsdp2", "zero_stage": 2},

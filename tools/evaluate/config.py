@@ -133,7 +133,7 @@ class Config:
     seed: int = setting(0, "seed of the classifier and of the subsets", low=0, high=2**63 - 1)
     overwrite: bool = setting(False, "score again over finished scores", role="work")
     processes: int = setting(1, "workers on this machine, which share the samples", low=1, role="work")
-    threads: int = setting(1, "published networks, reconstruction: CPU threads of each process", low=1)
+    threads: int = setting(1, "CPU threads of each process; a classifier takes one", low=1)
     queue: QueueConfig = setting(QueueConfig(), "how workers share the samples")
     count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)
     draws: int = setting(5, "random subsets that a score is the mean of", low=1)
@@ -145,9 +145,7 @@ class Config:
     @property
     def measured_alone(self) -> str:
         """Say why one process measures alone; "" where several can share the work."""
-        if self.imported:
-            return "since a result is imported"
-        return f"with measure={self.measure}" if self.measure in ("likelihood", "bound") else ""
+        return "since a result is imported" if self.imported else ""
 
     def __post_init__(self) -> None:
         if self.processes > 1 and (alone := self.measured_alone):

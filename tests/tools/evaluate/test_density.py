@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from core.batch import Condition
 from core.config.yaml_files import as_yaml, read_yaml
 from core.errors import UserError
+from core.faults import failpoints
+from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
 from data.latent.normalising import Normaliser
 from data.latent.reading import LatentReader
@@ -22,7 +25,7 @@ from tests.integration.tiny_run import make_latents
 from tests.tools.made_runs import make_run
 from tools.evaluate import job as evaluate
 from tools.evaluate.config import DensityConfig
-from tools.evaluate.density import of_cache, of_samples
+from tools.evaluate.density import density_units, of_cache, of_samples
 
 SPACE_MEAN, SPACE_STD = [0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 0.5, 1.5]
 ROUGH = DensityConfig(batch=3, count=4, tolerance=0.05)
@@ -103,6 +106,33 @@ def test_a_killed_job_goes_on_after_the_rows_that_are_there(made: Path, capsys: 
     assert (rows.read_text().splitlines(keepends=True))[:2] == lines[:2]
     assert "nats a number" in capsys.readouterr().out
     evaluate.run(config(made, "cut"))  # finished before
+
+
+@pytest.mark.multiprocess
+def test_two_workers_give_the_scores_of_one(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(density_units, "SAMPLES", 2)
+    queue = QueueConfig(heartbeat_s=0.1)
+    evaluate.run(config(made, "alone", queue=queue))
+    shared = config(made, "shared", queue=queue)
+
+    def work(faults: str) -> None:
+        failpoints.arm(faults)
+        evaluate.run(shared)
+
+    faults = ("evaluate.batch:sleep=0.2", "evaluate.batch:sleep=0.2")
+    workers = [get_context("fork").Process(target=work, args=(fault,)) for fault in faults]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert (made / "shared/scores.json").read_bytes() == (made / "alone/scores.json").read_bytes()
+    rows = [
+        sorted((made / name / density_units.ROWS).read_text().splitlines()) for name in ("alone", "shared")
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
+    assert not (made / "shared/.leases").exists()
 
 
 def test_rows_of_other_weights_are_not_mixed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
-"""Likelihood, or the variational bound, of the samples of a latent cache under a run.
+"""A run and a latent cache whose samples' likelihood, or its variational bound, is asked for.
 
-Numbers are of latents, not of pixels, and are called so. A row a sample is written as soon as it is known, so
-that the same command goes on after a kill; scores.json, the means, comes last.
+Numbers are of latents, not of pixels, and are called so.
 """
 
 from __future__ import annotations
@@ -17,12 +16,8 @@ from core.config.loading import to_dict
 from core.distributed.device_choice import own_device
 from core.errors import UserError
 from core.files import fingerprint
-from core.progress import Progress
-from core.records import append_shared, read_rows
-from data.latent.reading import reader_of
-from tools.evaluate.density.cache_rows import Rows, batches, some_rows
-from tools.evaluate.density.of_samples import of_batch
-from tools.evaluate.density.summary import summary
+from core.records import read_rows
+from tools.evaluate.density.cache_rows import Rows, some_rows
 from tools.runs import rulers
 from tools.runs.loaded_run import LoadedRun, open_run
 from tools.runs.objective_kind import maps_to_data
@@ -32,8 +27,6 @@ if TYPE_CHECKING:
     from tools.evaluate.config import DensityConfig
 
 FORMULAS = 1  # version of the measures, in rulers
-
-ROWS = "densities.jsonl"  # in the output: a row a sample
 
 
 @dataclass(frozen=True)
@@ -45,35 +38,24 @@ class Asked:
     config: DensityConfig
     of: Mapping[str, Any]
 
-    def measure(self, kind: str, output: Path, *, seed: int) -> dict[str, Any]:
-        """Measure what is missing, a row a sample, and return scores.json: means over all.
-
-        kind: "likelihood" or "bound".
-        """
-        path, mark, ids = output / ROWS, fingerprint(self.of)[:16], self.cache.index["id"]
-        done = self._measured(path, mark)
-        chosen = choose(self.cache, self.config.count, seed)
-        left = np.array([row for row in chosen if int(ids[row]) not in done], np.int64)
-        with Progress(len(chosen), "measuring", done=len(chosen) - len(left)) as progress:
-            reader = reader_of(self.cache)
-            for batch in batches(self.cache, left, self.config.batch):
-                for row in of_batch(self.trained, self.cache, reader, batch, self.config, kind, seed):
-                    append_shared(path, row | {"of": mark})
-                progress.advance(len(batch))
-        kept = self._measured(path, mark)
-        scores = summary([kept[int(ids[row])] for row in chosen])
-        ruler = {"measure": kind, **to_dict(self.config), "seed": seed, "real": self.of["real"]}
-        ruler["formulas"] = FORMULAS
-        made = {rulers.OF: dict(self.of), rulers.RULER: ruler, rulers.SUBJECT: self.of["samples"]}
-        return {**scores, **made}
-
-    def _measured(self, path: Path, mark: str) -> dict[int, dict[str, Any]]:
+    def measured(self, path: Path) -> dict[int, dict[str, Any]]:
         """Return the rows that are there, by sample; UserError where they are of another run or cache."""
         rows = [row for row in read_rows(path) if "nats" in row] if path.exists() else []
-        if any(row.get("of") != mark for row in rows):
+        if any(row.get("of") != self.mark for row in rows):
             expected = "the checkpoint and the data that it was begun with, or overwrite=true"
             raise UserError("checkpoint", self.trained.checkpoint, expected)
         return {int(row["id"]): row for row in rows}
+
+    @property
+    def mark(self) -> str:
+        """By which rows are known to be of this run and cache."""
+        return fingerprint(self.of)[:16]
+
+    def records(self, kind: str, seed: int) -> dict[str, Any]:
+        """Return what scores.json has beside the scores."""
+        ruler = {"measure": kind, **to_dict(self.config), "seed": seed, "real": self.of["real"]}
+        ruler["formulas"] = FORMULAS
+        return {rulers.OF: dict(self.of), rulers.RULER: ruler, rulers.SUBJECT: self.of["samples"]}
 
 
 def opened(source: str, real: str, config: DensityConfig, device: str) -> Asked:

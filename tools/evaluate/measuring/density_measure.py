@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.queue.config import QueueConfig
 from tools.evaluate.config import DensityConfig
-from tools.evaluate.density import of_cache, summary
-from tools.evaluate.measuring.measuring import MeasuringAlone
+from tools.evaluate.density import density_units, of_cache, summary
+from tools.evaluate.density.density_units import DensityUnits
+from tools.evaluate.measuring.measuring import Measuring
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Settings:
     density: DensityConfig
     device: str
     seed: int
+    threads: int
 
 
 def lines(asked: Settings) -> list[str]:
@@ -32,7 +35,7 @@ def lines(asked: Settings) -> list[str]:
     return [f"{asked.measure} of {count} samples of {asked.real}, under the {named}"]
 
 
-class OfCache(MeasuringAlone):
+class OfCache(Measuring):
     """A run and a cache."""
 
     def __init__(self, asked: Settings) -> None:
@@ -40,9 +43,11 @@ class OfCache(MeasuringAlone):
         self._opened = of_cache.opened(asked.source, asked.real, asked.density, asked.device)
         self.of = dict(self._opened.of)
 
-    def measure(self, output: Path) -> dict[str, Any]:
-        """Measure what is missing, a row a sample."""
-        return self._opened.measure(self._asked.measure, output, seed=self._asked.seed)
+    def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
+        """Measure what is missing, with other workers, a row a sample."""
+        asked = self._asked
+        units = DensityUnits(self._opened, asked.measure, output, asked.seed, publish)
+        density_units.share(units, queue, asked.threads)
 
     def table(self, scores: Mapping[str, Any]) -> str:
         """Lay the densities out."""

@@ -33,18 +33,6 @@ class Measuring(ABC):
         return table(scores)
 
 
-class MeasuringAlone(Measuring):
-    """A measurement by one process."""
-
-    @abstractmethod
-    def measure(self, output: Path) -> dict[str, Any]:
-        """Return the content of scores.json; rows go to `output`."""
-
-    def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
-        """Measure all."""
-        publish(self.measure(output))
-
-
 def table(scores: Mapping[str, Any]) -> str:
     """Lay the scores out for a terminal, each beside the one of held-out real data where there is one."""
     width = max([18, *(len(name) + 2 for name in scores if names.is_interval(name))])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.config.sections import section
 from core.errors import UserError
+from core.queue.config import QueueConfig
 from tools.evaluate import scored
-from tools.evaluate.measuring.measuring import MeasuringAlone
+from tools.evaluate.measuring.measuring import Measuring
 from tools.evaluate.packages import imported
 from tools.runs.samples import find_samples, require_one_origin
 
@@ -30,7 +32,7 @@ def lines(asked: Settings) -> list[str]:
     return [f"{scores} scores of {asked.imported}, by {asked.package}"]
 
 
-class OfResult(MeasuringAlone):
+class OfResult(Measuring):
     """Samples, and the file of a result."""
 
     def __init__(self, asked: Settings) -> None:
@@ -41,6 +43,6 @@ class OfResult(MeasuringAlone):
         self.of = scored.describe(Path(asked.source), self.samples, {})
         self.of |= scored.hashes_of_weights({"imported": asked.imported})
 
-    def measure(self, output: Path) -> dict[str, Any]:
-        """Return the scores of the result."""
-        return imported.scores_of(self.samples[0], section(imported.Import, self._asked), self.of)
+    def work(self, output: Path, queue: QueueConfig, publish: Callable[[dict[str, Any]], None]) -> None:
+        """Put the scores of the result on record."""
+        publish(imported.scores_of(self.samples[0], section(imported.Import, self._asked), self.of))

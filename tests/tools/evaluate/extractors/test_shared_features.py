@@ -202,5 +202,5 @@ def test_tasks_of_another_launcher_are_refused_what_one_process_measures(
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="tasks=2: expected 1, with measure=bound"):
-        evaluate.run(evaluate.Config(source="run", output=str(tmp_path), real="r", measure="bound"))
+    with pytest.raises(UserError, match="tasks=2: expected 1, since a result is imported"):
+        evaluate.run(evaluate.Config(source="run", output=str(tmp_path), imported="r.json", package="p"))

@@ -24,6 +24,9 @@ from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths import kinds as paths
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.average_flow import ending
+from core.diffusion.solvers.kinds import KINDS, SolverName
+from core.diffusion.solvers.levels import levels_at
 from core.diffusion.timesteps import TimestepConfig
 from core.distributed.agreement import StepAgreement
 from core.distributed.ranks import World
@@ -245,9 +248,12 @@ def test_validation_waits_once_for_each_set_of_weights(tmp_path: Path) -> None:
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "ddpm"])
-def test_sampling_waits_at_its_end_alone(solver: Any) -> None:
-    config = SamplerConfig(solver=solver, steps=3, guidance=2.0, start=0.95)
+@pytest.mark.parametrize(
+    "solver", [name for name, kind in KINDS.items() if not kind.is_adaptive and not kind.tells_ends]
+)
+def test_sampling_waits_at_its_end_alone(solver: SolverName) -> None:
+    eta = 0.5 if "eta" in KINDS[solver].takes else 0.0
+    config = SamplerConfig(solver=solver, steps=3, guidance=2.0, start=0.95, eta=eta)
 
     def draw(device: torch.device) -> Tensor:
         model = make(LABELS, device).module.eval()
@@ -262,3 +268,17 @@ def test_sampling_waits_at_its_end_alone(solver: Any) -> None:
         assert waits == ["core/diffusion/finite.py:naming (tolist)"]
     assert isinstance(found, OnGpu)
     torch.testing.assert_close(found.inner, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_is_told_where_a_step_ends_without_a_wait() -> None:
+    here, there = levels_at(make_path("rectified_flow"), [0.9, 0.4])
+
+    def told(device: torch.device) -> Any:
+        x = torch.zeros(2, 1, 1, 1, 1, device=device)
+        return ending(here, there, x).time_input
+
+    with gpu() as waits:
+        found = told(GPU)
+        assert waits == []
+    assert torch.equal(found.inner, told(CPU))
+    assert told(CPU).tolist() == [[900.0, 400.0]] * 2

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from core.batch import Condition
-from core.diffusion.amplification import amplifications
+from core.diffusion.amplification import LARGEST, amplifications
 from core.diffusion.generating import sample
 from core.diffusion.objectives.noised import Model
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import Path, PathName
 from core.diffusion.predictions import Prediction, to_data, to_noise
-from core.diffusion.sampling import SamplerConfig, check_start, time_grid
+from core.diffusion.sampling import SamplerConfig, check_start, settle_start, time_grid
 from core.draws import Draws
 from core.errors import UserError
 
@@ -56,6 +56,31 @@ def test_the_cosine_chain_enlarges_errors_of_the_noise_by_thousands() -> None:
         check_start(SamplerConfig(steps=50), path, "noise")
     assert check_start(SamplerConfig(steps=50, start=0.999), path, "noise") == ""
     assert check_start(SamplerConfig(steps=50), path, "v") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "steps"),
+    [
+        ("ddpm_cosine", "noise", 50),
+        ("rectified_flow", "noise", 20),
+        ("rectified_flow", "score", 50),
+        ("ddpm_linear", "noise", 7),
+    ],
+)
+def test_the_start_that_is_chosen_is_the_largest_at_which_no_step_enlarges_errors_much(
+    name: PathName, kind: Prediction, steps: int
+) -> None:
+    path, asked = make_path(name), SamplerConfig(solver="dpmpp_2m", steps=steps, grid="even", start="auto")
+    found = settle_start(asked, path, kind)
+    assert isinstance(found.start, float)
+    assert max(amplifications(kind, path, time_grid(found, path, kind))) <= LARGEST
+    assert check_start(found, path, kind) == ""
+    for more in (1, 2, 5):
+        above = replace(found, start=min(1.0, found.start + more / 1000))
+        if above.start != found.start:
+            assert max(amplifications(kind, path, time_grid(above, path, kind))) > LARGEST
+            with pytest.raises(UserError, match="20-fold is the limit"):
+                check_start(above, path, kind)
 
 
 def test_usual_runs_may_start_from_pure_noise() -> None:

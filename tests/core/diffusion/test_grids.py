@@ -180,13 +180,22 @@ def test_where_noise_grows_long_first_steps_are_not_taken_with_a_predicted_noise
     assert check_start(SamplerConfig(solver="unipc_2"), path, prediction) == ""
 
 
-def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> None:
-    path = make_path("ddpm_linear")
-    exact = on_the_whole_chain()
+def require_worth(path: Path, exact: list[torch.Tensor]) -> None:
     ddim = {count: errors("ddim", None, path, count, exact) for count in (20, 100)}
     for solver in ("dpmpp_2m", "unipc_2", "unipc_3"):
         assert errors(solver, None, path, 20, exact) <= ddim[20] / 3, solver
         assert errors(solver, None, path, 50, exact) <= ddim[100], solver
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["rectified_flow", "edm", "variance_exploding"])
+def test_solvers_of_higher_order_are_worth_their_name_off_chains(name: PathName) -> None:
+    require_worth(make_path(name), by_many_steps(name))
+
+
+def test_solvers_of_higher_order_are_worth_their_name_on_the_default_grids() -> None:
+    path, exact = make_path("ddpm_linear"), on_the_whole_chain()
+    require_worth(path, exact)
     names: tuple[SolverName, ...] = (
         "ddim",
         "midpoint",

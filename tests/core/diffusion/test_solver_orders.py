@@ -93,6 +93,18 @@ def test_errors_fall_with_the_order_of_the_solver(
     assert slope(counts, errors) >= ORDERS[solver], errors
 
 
+@pytest.mark.full
+def test_half_of_the_second_difference_is_of_second_order() -> None:
+    """So that the order asked of `dpmpp_3m` is one that the form of diffusers does not have."""
+    errors = {
+        name: [float((between(name, PATH, n, 8) - exactly(8)).abs().median()) for n in COUNTS]
+        for name in ("dpmpp_3m", "dpmpp_3m_diffusers")
+    }
+    assert slope(COUNTS, errors["dpmpp_3m"]) >= ORDERS["dpmpp_3m"], errors
+    assert slope(COUNTS, errors["dpmpp_3m_diffusers"]) <= 2.3, errors
+    assert errors["dpmpp_3m"][-1] < errors["dpmpp_3m_diffusers"][-1] / 3, errors
+
+
 def test_every_solver_that_does_not_draw_has_its_order_asked_for() -> None:
     kinds = KINDS.items()
     fixed = {name for name, kind in kinds if not (kind.is_random or kind.is_adaptive or kind.tells_ends)}

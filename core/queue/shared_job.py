@@ -15,11 +15,12 @@ from core import environment
 from core.distributed import ranks
 from core.errors import UserError, WorkError
 from core.progress import Progress, counted
+from core.queue import full_disk
 from core.queue.config import QueueConfig
 from core.queue.dead_owners import expire_dead
 from core.queue.failures import Failure
 from core.queue.leases import Leases, LeaseState
-from core.queue.work_queue import NO_ROOM, WorkQueue
+from core.queue.work_queue import WorkQueue
 from core.run import ends
 from core.run.ending import Ending
 
@@ -124,18 +125,10 @@ def work(job: SharedJob, queue: QueueConfig) -> None:
             _Worker(job, queue, ending).share()
         except (OSError, WorkError) as error:
             if not job.is_finished():  # else others have finished, and what we were at has gone with that
-                if (without_room := _of_no_room(job, error)) is not None:
+                if (without_room := full_disk.described(job.output, error)) is not None:
                     raise without_room from None
                 raise
     job.clear()
-
-
-def _of_no_room(job: SharedJob, error: Exception) -> WorkError | None:
-    """Return what to say where nothing can be written any more, None for any other error."""
-    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
-        return None
-    kept = "what is made is kept, and the same command continues when there is room"
-    return WorkError(f"{job.output}: {error.strerror}; {kept}")
 
 
 @contextlib.contextmanager

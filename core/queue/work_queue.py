@@ -16,7 +16,6 @@ the file system, however many units there are.
 from __future__ import annotations
 
 import contextlib
-import errno
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -26,12 +25,12 @@ from core.progress import counted, say
 from core.queue.completion import Completion
 from core.queue.config import QueueConfig
 from core.queue.failures import Failure, Failures
+from core.queue.full_disk import NO_ROOM
 from core.queue.leases import Lease, Leases, LeaseState, Losses
 
 LISTED_S = 60.0  # the age in seconds up to which units are chosen by a listing
 MISSES = 8  # units in a row that others took or finished, after which the listing is too old
 PROVEN = 3  # workers that had finished other units, of those lost at a suspect unit: it is given up
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # no unit is to blame
 
 
 class WorkQueue:

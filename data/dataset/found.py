@@ -19,6 +19,7 @@ WORDS = {
     "stream": ("files with several films or covers", "one is used, the others are not"),
     "orientation": ("turned or mirrored", "shown as they say"),
     "pixel_aspect": ("pixels that are not square", "made square"),
+    "pixel_shape": ("pictures that declare pixels of another shape", "taken as square, as browsers do"),
     "cropping": ("cropped by the container", "cut off"),
     "frame_rate": ("frames a second", "kept; buckets.fps takes what is on screen at each time"),
     "order": ("order of frames not told by times", "taken from the decoder"),

@@ -246,7 +246,7 @@ def armed() -> Iterator[None]:
 @pytest.mark.parametrize("place", ["survey.note", "shard.publish", "shard.manifest"])
 def test_a_disturbed_job_ends_with_the_same_bytes(source: Path, tmp_path: Path, place: str) -> None:
     failpoints.arm(f"{place}:enospc")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WorkError, match="No space left"):
         run(config_of(source, tmp_path / "out", **ALL))
     failpoints.arm("")
     run(config_of(source, tmp_path / "out", **ALL))

@@ -10,15 +10,18 @@ from core.config.sections import section
 from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.progress import Progress, counted, say
+from core.queue import full_disk
 from core.queue.pool import each
 from core.run.changes import Content, Contents
 from core.run.claim import claim
 from core.run.folder import CONFIG
-from data.dataset.schema import MANIFEST
+from data.dataset.schema import MANIFEST, QUARANTINE
 from data.raw.rules import SourceRules
 from tools.shard.config import Config
 
 if TYPE_CHECKING:
+    from data.dataset.manifest import DatasetManifest
+    from data.dataset.quarantine import Quarantine
     from data.raw.ingest import Listing
 
 
@@ -50,10 +53,7 @@ def plan(config: Config) -> list[str]:
 def run(config: Config) -> None:
     """Write the shards that are missing, then index and manifest."""
     from data.dataset.faults import require_no_program_errors
-    from data.dataset.index import Dataset
     from data.dataset.quarantine import BEYOND, Quarantine
-    from data.dataset.schema import QUARANTINE
-    from data.raw.findings import closing_lines
     from data.raw.survey import HygieneConfig
     from data.raw.unfinished import begin, drop_receipts
     from data.raw.writing import assemble, write_shard
@@ -76,28 +76,39 @@ def run(config: Config) -> None:
     claim(output, config, done=MANIFEST, overwrite=config.overwrite, contents=contents)
     for line in listing.said:
         say(line)
-    begin(output, listing.items)
-    items = chosen(listing.items, hygiene, config.limits, output, config.processes)
-    tasks = list(shards_of(items, section(Packing, config), output))
-    total = sum(len(task.items) for task in tasks)
-    quarantine = Quarantine(output / QUARANTINE, total=total, budget=config.quarantine_budget, beyond=BEYOND)
-    quarantine.check()
-    left = [task for task in tasks if not task.finished]
-    done = total - sum(len(task.items) for task in left)
-    with Progress(total, "shard", done=done) as progress:
-        if config.processes == 1 or len(left) == 1:
-            for task in left:
-                write_shard(task, quarantine, progress.advance)
-        else:
-            weights = [len(task.items) for task in left]
-            each(write_shard, [(task, quarantine) for task in left], weights, config.processes, progress)
-    manifest = assemble(output, tasks, listing.classes, quarantine, config.colour)
+    with full_disk.naming_output(output):
+        begin(output, listing.items)
+        items = chosen(listing.items, hygiene, config.limits, output, config.processes)
+        tasks = list(shards_of(items, section(Packing, config), output))
+        total = sum(len(task.items) for task in tasks)
+        quarantine = Quarantine(
+            output / QUARANTINE, total=total, budget=config.quarantine_budget, beyond=BEYOND
+        )
+        quarantine.check()
+        left = [task for task in tasks if not task.finished]
+        done = total - sum(len(task.items) for task in left)
+        with Progress(total, "shard", done=done) as progress:
+            if config.processes == 1 or len(left) == 1:
+                for task in left:
+                    write_shard(task, quarantine, progress.advance)
+            else:
+                weights = [len(task.items) for task in left]
+                each(write_shard, [(task, quarantine) for task in left], weights, config.processes, progress)
+        manifest = assemble(output, tasks, listing.classes, quarantine, config.colour)
+    _say_result(output, manifest, quarantine)
+    require_no_program_errors(output)
+
+
+def _say_result(output: Path, manifest: DatasetManifest, quarantine: Quarantine) -> None:
+    """Say what was packed, with what was met in it."""
+    from data.dataset.index import Dataset
+    from data.raw.findings import closing_lines
+
     aside = f"; {len(quarantine)} set aside, see {output / QUARANTINE}" if len(quarantine) else ""
     say(f"{output}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}{aside}")
     labels = int((Dataset(output).index["label"] >= 0).sum())
     for line in closing_lines(manifest, labels):
         say(line)
-    require_no_program_errors(output)
 
 
 def _classes_as_begun(output: Path, classes: bool | None) -> bool | None:

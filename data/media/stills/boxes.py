@@ -30,6 +30,14 @@ def cropped(data: bytes, width: int, height: int) -> Crop:
     return Crop()
 
 
+def pixel_spacing(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of a pixel of the primary picture, to each other; (0, 0) if not said."""
+    for name, content in _properties(data):
+        if name == b"pasp" and len(content) >= 8:
+            return struct.unpack_from(">II", content)
+    return 0, 0
+
+
 def _properties(data: bytes) -> list[tuple[bytes, bytes]]:
     """Return (kind, content) of the properties of the primary picture; none of a damaged file."""
     try:

@@ -11,6 +11,7 @@ from data.media.film.measuring import VARIABLE
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
 from data.media.media_rules import read_anew
 from data.media.stills.animation import animation_frames
+from data.media.stills.density import declared_shape
 from data.media.stills.rendering import deep_codes, read_still, require_convertible
 from data.media.stills.still import Still, opened_still
 from data.media.stills.wholeness import require_whole
@@ -70,6 +71,8 @@ def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
         found["profile"] = "none, of CMYK"
     if still.has_alpha:
         found["alpha"] = "transparent"
+    if shape := declared_shape(still.suffix, still.image, still.data, still.density):
+        found["pixel_shape"] = shape
     if still.crop != Crop():
         found["cropping"] = "left {} top {} right {} bottom {}".format(*still.crop)
     if still.pages > 1:

@@ -26,6 +26,7 @@ class PngFacts(NamedTuple):
     """pixels: the file with the chunks that make pixels, and EXIF.  depth: bits of a channel.
 
     colour: None where nothing, or sRGB, is said.  ignored: what is passed over, in words.
+    density: pixels of a unit, (across, down); (0, 0) if it is not said.
     """
 
     pixels: bytes
@@ -33,6 +34,7 @@ class PngFacts(NamedTuple):
     colour: Colour | None
     profile: bytes
     ignored: tuple[str, ...]
+    density: tuple[int, int]
 
 
 def read_png(data: bytes) -> PngFacts:
@@ -68,7 +70,8 @@ def read_png(data: bytes) -> PngFacts:
     ignored += ["impossible gAMA"] * (len(gamma) == 4 and not is_possible(int.from_bytes(gamma, "big") / 1e5))
     depth = data[24] if len(data) > 24 else 8
     colour = None if profile else _colour(said)
-    return PngFacts(b"".join(kept), depth, colour, profile, tuple(dict.fromkeys(ignored)))
+    across, down, _ = struct.unpack(">IIB", said[b"pHYs"]) if len(said.get(b"pHYs", b"")) == 9 else (0, 0, 0)
+    return PngFacts(b"".join(kept), depth, colour, profile, tuple(dict.fromkeys(ignored)), (across, down))
 
 
 def is_possible(gamma: float) -> bool:

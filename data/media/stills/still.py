@@ -52,7 +52,7 @@ class Still:
     codes: uint16 (H, W, C), full range, where a HEIF picture has more than 8 bits; image is then a stand-in.
     colour: what codes mean where no profile says so.  orientation: as EXIF has it, 1 to 8.
     deep_planes: whether 16-bit channels lie one after another, which Pillow misreads.
-    crop: what an AVIF hides at its edges, before it is turned.
+    crop: what an AVIF hides at its edges, before it is turned.  density: of a PNG, pixels of a unit.
     depth: bits of a channel.  ignored: metadata that is damaged or larger than any use, in words.
     """
 
@@ -68,6 +68,7 @@ class Still:
     pages: int = 1
     deep_planes: bool = False
     crop: Crop = UNCUT
+    density: tuple[int, int] = (0, 0)
 
     @property
     def is_turned_by_pillow(self) -> bool:
@@ -119,6 +120,7 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
                 profile = _profiled(still, png.profile)
                 ignored = (*profile.ignored, *png.ignored)
                 still = replace(profile, colour=png.colour or PLAIN, depth=png.depth, ignored=ignored)
+                still = replace(still, density=png.density)
             elif suffix == "bmp":
                 bitmap, ignored = read_bitmap(data)
                 still = _profiled(replace(still, ignored=ignored), bitmap)

@@ -420,6 +420,30 @@ def test_a_gamma_that_cannot_be_meant_is_passed_over() -> None:
     assert np.array_equal(decode_image(data), PICTURE)
 
 
+def oblong() -> dict[str, bytes]:
+    """Return pictures whose pixels are twice as wide as high, as each kind says it."""
+    jpeg = bytearray(image_bytes(PICTURE, "JPEG"))
+    at = jpeg.index(b"JFIF\0") + 7
+    jpeg[at : at + 5] = struct.pack(">BHH", 0, 2, 1)
+    gif = bytearray(image_bytes(PICTURE, "GIF"))
+    gif[12] = 128 - 15
+    return {
+        "jfif": bytes(jpeg),
+        "dots": image_bytes(PICTURE, "JPEG", dpi=(72, 144)),
+        "phys": with_chunk(image_bytes(PICTURE), chunk(b"pHYs", struct.pack(">IIB", 1, 2, 0))),
+        "tiff": saved(Image.fromarray(PICTURE), "TIFF", x_resolution=72, y_resolution=144, resolution_unit=2),
+        "gif": bytes(gif),
+        "avif": with_property(image_bytes(PICTURE, "AVIF"), b"pasp" + struct.pack(">II", 2, 1)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["jfif", "dots", "phys", "tiff", "gif", "avif"])
+def test_pixels_that_are_declared_oblong_are_shown_square_and_said(kind: str) -> None:
+    data = oblong()[kind]
+    assert check(data).found["pixel_shape"] == "2:1"
+    assert decode_image(data).shape == PICTURE.shape
+
+
 def test_metadata_is_no_damage() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", "x" * (70 * 2**20), zip=True)

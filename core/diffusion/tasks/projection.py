@@ -6,8 +6,10 @@ covariance V = (sigma^2 / alpha) dD/dx_t. Taken as Gaussian, they have given the
     D + V M' (M V M')^-1 (y - M D),    M: the known entries,
 
 which takes the place of D, and the noise follows from x_t (moment matching posterior sampling, Rozet et al.,
-arXiv:2405.13712; TMPD, arXiv:2310.06721, likewise). It is exact for Gaussian data. The system is solved by a
-few steps of conjugate gradients, each a product with V: a backward pass of the network.
+arXiv:2405.13712; TMPD, arXiv:2310.06721, likewise). It is exact for Gaussian data of enough variance. The
+system is solved by a few steps of conjugate gradients, each a product with V: a backward pass of the network.
+Where V says that a known part can hardly vary, which guided networks say wrongly, the correction would be
+divided by next to nothing, and samples would burst; it is left out there.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from core.diffusion.solvers.levels import Denoise, Estimate, Level
 from core.errors import UserError
 
 ITERATIONS = 3  # of conjugate gradients
+LEAST = 0.1  # variance that is followed, of that which data of variance 1 have left
 
 
 def projecting(denoise: Denoise, known: Tensor, kept: Tensor, iterations: int = ITERATIONS) -> Denoise:
@@ -49,7 +52,8 @@ def projecting(denoise: Denoise, known: Tensor, kept: Tensor, iterations: int = 
                 return scale * product
 
             data = estimated.detach()
-            data = data + _correction(covariance, kept * (known - data), kept, iterations)
+            unit = level.sigma**2 / (level.alpha**2 + level.sigma**2)
+            data = data + _correction(covariance, kept * (known - data), kept, iterations, LEAST * unit)
             data = kept * known + (1 - kept) * data
         fraction = found.variance_fraction
         noise = found.noise.detach() if level.sigma == 0 else (x - level.alpha * data) / level.sigma
@@ -59,18 +63,19 @@ def projecting(denoise: Denoise, known: Tensor, kept: Tensor, iterations: int = 
 
 
 def _correction(
-    covariance: Callable[[Tensor], Tensor], residual: Tensor, kept: Tensor, iterations: int
+    covariance: Callable[[Tensor], Tensor], residual: Tensor, kept: Tensor, iterations: int, least: float
 ) -> Tensor:
     """Return V M' (M V M')^-1 r of each sample for a residual r, by conjugate gradients from 0.
 
-    A sample whose residual is gone, or along whose direction V is not positive (a network's need not be),
-    stays as it is.
+    least: variance.  A sample whose residual is gone, or along whose direction V has less than the least
+    variance or none (a network's need not be positive), stays as it is: a step would divide by it.
     """
     total, direction, left = torch.zeros_like(residual), residual, _dot(residual, residual)
     for _ in range(iterations):
         product = covariance(direction)
         curvature = _dot(direction, kept * product)
-        step = torch.where((curvature > 0) & (left > 0), left / curvature, torch.zeros_like(left))
+        is_followed = (curvature > least * _dot(direction, direction)) & (left > 0)
+        step = torch.where(is_followed, left / curvature, torch.zeros_like(left))
         total = total + step * product
         residual = residual - step * (kept * product)
         after = _dot(residual, residual)

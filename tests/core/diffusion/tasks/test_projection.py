@@ -123,6 +123,17 @@ def test_a_covariance_that_is_none_is_not_followed() -> None:
     assert torch.equal(found.data, KEPT * known + (1 - KEPT) * -x)
 
 
+@pytest.mark.parametrize(("varies", "is_followed"), [(0.05, False), (0.4, True)])
+def test_a_direction_of_hardly_any_variance_is_not_divided_by(varies: float, is_followed: bool) -> None:
+    x, known = torch.zeros(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 2)
+    matrix = torch.tensor([[varies, 1.0], [1.0, 1.0]])
+    linear = lambda x, level: Estimate(x @ matrix, x)  # noqa: E731
+    (level,) = levels_at(make_path(path_record("rectified_flow", ScheduleConfig())), [0.5])
+    found = projecting(linear, known, torch.tensor([1.0, 0.0]).reshape(x.shape))(x, level)
+    free = 1 / varies if is_followed else 0.0
+    torch.testing.assert_close(found.data.flatten(), torch.tensor([1.0, free]))
+
+
 def test_levels_of_their_own_are_refused() -> None:
     level = Level(0.5, torch.tensor(0.5), torch.tensor(0.5), 500.0)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="keep=projection has no form"):

@@ -107,6 +107,17 @@ def largest_start(grid: GridOf, prediction: Prediction, path: Path, below: float
     return 0.0
 
 
+def unsampled(path: Path) -> str:
+    """Return why no sample can start from the end of a path, or ""."""
+    share = _signal(path, 1.0)
+    if share <= MOST_SIGNAL:
+        return ""
+    return (
+        f"{path.name} ends with {share:.0%} signal, and samples start from noise: `sample` takes at most "
+        f"{MOST_SIGNAL:.0%}, which more noise at its end gives"
+    )
+
+
 def _signal(path: Path, time: float) -> float:
     """Return the share of the signal in the size of x_t: alpha / sqrt(alpha^2 + sigma^2)."""
     t = torch.tensor(time, dtype=torch.float64)

@@ -15,11 +15,12 @@ from core.errors import WorkError
 class FiniteWatch:
     """Notes on the device, for each sample, its first evaluation that was not finite; the host asks once.
 
-    by: what estimates, for the message.
+    by: what estimates, for the message.  at_once: end with the first such evaluation, for which the host
+    waits in each: where a step is tried again for as long as its error is not small.
     """
 
-    def __init__(self, ids: Tensor, by: str = "the network") -> None:
-        self._ids, self._times, self._by = ids, list[float](), by
+    def __init__(self, ids: Tensor, by: str = "the network", *, at_once: bool = False) -> None:
+        self._ids, self._times, self._by, self._at_once = ids, list[float](), by, at_once
         self._first = torch.full_like(ids, -1)
 
     def over(self, denoise: Denoise) -> Denoise:
@@ -30,6 +31,8 @@ class FiniteWatch:
             bad = ~torch.isfinite(estimate.witness).reshape(len(x), -1).all(1)
             self._first = torch.where(bad & (self._first < 0), len(self._times), self._first)
             self._times.append(level.t)
+            if self._at_once and bool(bad.any()):
+                raise WorkError("an estimate is not finite")  # which `naming` says more of
             return estimate
 
         return watched

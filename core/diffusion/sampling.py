@@ -150,7 +150,12 @@ def require_one_level(config: SamplerConfig, of: str, prediction: Prediction | N
     """
     guide, why = config.guide, f"since {of} have levels of their own"
     if prediction == "posterior_mean":
-        raise UserError("prediction", prediction, f"another, {why}")
+        network = f"for a network that predicts the posterior mean, {why}"
+        if config.frame_lag:
+            raise UserError("frame_lag", config.frame_lag, f"0 {network}")
+        if KINDS[config.solver].is_adaptive:
+            raise UserError("solver", config.solver, f"another {network}")
+        raise UserError(f"expected a run of another prediction than posterior_mean, {why}")
     for field, value, usual in (
         ("guidance_start", config.guidance_start, 1),
         ("guidance_end", config.guidance_end, 0),

@@ -74,6 +74,10 @@ def test_a_run_is_distilled_by_one_that_begins_from_it(cache: Path, tmp_path: Pa
     said = sampled(whole, tmp_path / "samples", "sampler.steps=1")
     assert "solver=renoise, as objective.kind=distillation asks; 1 step" in said
     assert "lack up to half" not in said
+    other = ("objective.kind=distillation", "objective.path=edm", "objective.prediction=edm", fields[0])
+    status, output = finish(train(cache, tmp_path / "none", *other))
+    assert status == 2
+    assert "expected a run that this one can distil; they differ in path: " in output
     status, output = finish(train(cache, tmp_path / "none", "objective.kind=distillation"))
     assert status == 2
     assert "initial='': expected the run that is distilled" in output

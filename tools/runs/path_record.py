@@ -6,8 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from core.diffusion.amplification import unsampled
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record, read_rates
+from core.diffusion.paths.kinds import make_path
 from core.diffusion.time_density import read_density
 from core.distributed import ranks
 from core.errors import UserError, below
@@ -21,13 +23,15 @@ TIMES = "times"  # in latents.json: densities read from a file, None for a run w
 DENSITY_FIELD = "objective.timesteps.density"
 
 
-def require_files(objective: ObjectiveConfig, run: Path | None) -> None:
+def require_files(objective: ObjectiveConfig, run: Path | None) -> list[str]:
     """Raise UserError for a file of rates or of densities that a run cannot begin, or go on, with.
 
     run: the folder that holds what it was begun with, if anything; None begins anew.
+    Returns a warning where no sample could start from the end of the path.
     """
-    _settled(objective, run)
     _settled_density(objective.timesteps.density, run)
+    why = unsampled(make_path(_settled(objective, run)))
+    return [f"warning: objective.path={why}"] if why else []
 
 
 def settle_path(objective: ObjectiveConfig, run: Path) -> PathRecord:

@@ -124,6 +124,9 @@ def as_trained(
     elif not sampler.times and sampler.shift != trained:
         where = f"where the run was trained with a shift of {trained:g}"
         lines.append(f"override: sampler.shift={sampler.shift:g}, {where}")
+    if sampler.guidance_channels > shape[0]:
+        expected = f"at most {shape[0]}, the channels of the latents"
+        raise UserError("guidance_channels", sampler.guidance_channels, expected)
     require_own_levels(sampler, space.prediction)
     settled = settle_start(sampler, make_path(space.path), space.prediction)
     if settled != sampler:

@@ -50,7 +50,8 @@ def open_weak(
         )
         for field in ALIKE:
             if (theirs := getattr(weak.space, field)) != (ours := getattr(trained.space, field)):
-                expected = f"a run like the other, with {field}={ours}; this one has {theirs}"
+                here, there = (getattr(value, "shown", value) for value in (ours, theirs))
+                expected = f"a run like the other, with {field}={here}; this one has {there}"
                 raise UserError("source", config.source, expected)
     return weak
 

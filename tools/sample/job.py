@@ -23,6 +23,7 @@ from tools.runs.samples import Samples, read_made_from, samples_made
 from tools.sample.config import Config
 
 if TYPE_CHECKING:
+    from core.diffusion.sampling import SamplerConfig
     from tools.sample.given.config import TaskConfig
     from tools.sample.networks.shared_tokens import Leader
     from tools.sample.requests.asked import Asked
@@ -58,17 +59,18 @@ def plan(config: Config) -> list[str]:
             times = time_grid(sampler, path, space.prediction)
             largest = max(amplifications(space.prediction, path, times))
             warnings += untrained_frames(source, form.size.frames, sampler.frame_lag)
-        lines += form_lines(schedule, number, config.batch, largest)
+        lines += form_lines(schedule, number, sampler, config.batch, largest)
         notes += [f"warning: {warning}" for warning in warnings]
         lines += [line for line in notes if line not in lines]
     weights = f"the {config.weights} weights of {checkpoint}"
     return [f"{counted(schedule.count, 'sample')} from {weights}, into {config.output}", *lines]
 
 
-def form_lines(schedule: Schedule, number: int, batch: int, largest: float) -> list[str]:
-    """Say what the samples of a form are.  largest: amplification of its steps."""
-    form, count = schedule.forms[number], int((schedule.form == number).sum())
-    size, sampler = form.size, form.sampler
+def form_lines(
+    schedule: Schedule, number: int, sampler: SamplerConfig, batch: int, largest: float
+) -> list[str]:
+    """Say what the samples of a form are.  sampler: as settled.  largest: amplification of its steps."""
+    size, count = schedule.forms[number].size, int((schedule.form == number).sum())
     what = (
         counted(count, "image") if size.frames == 1 else f"{counted(count, 'clip')} of {size.frames} frames"
     )

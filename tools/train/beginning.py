@@ -116,6 +116,9 @@ def _accepted(
     if missing := [name for name in differing if name not in accept]:
         named = [*accept, *missing]
         how = "; ".join(f"{name}: {differing[name]}" for name in missing)
+        if objective.kind == "distillation":  # for which nothing is accepted
+            expected = f"a run that this one can distil; they differ in {how}"
+            raise UserError("initial", initial.text, expected)
         expected = f"[{', '.join(named)}], since {initial.run} differs from this run in {how}"
         raise UserError("initial_accept", f"[{', '.join(accept)}]", expected)
     return differing

@@ -52,7 +52,7 @@ def plan(config: Config) -> list[str]:
     """Describe the shapes, group sizes, parameters, memory, arithmetic and disk space of the run."""
     output, sections = Path(config.output), (config.data, config.model, config.latents)
     require_trackers(output, config.metrics, overwrite=config.overwrite)
-    require_files(config.objective, None if config.overwrite else output)
+    warnings = require_files(config.objective, None if config.overwrite else output)
     source, _ = open_checked(config.source, config.autoencoder, *sections, run=output)
     depends = (config.model, config.objective, config.latents, config.initial_accept)
     beginning = find_beginning(starting_point(config, claimed=False), source.facts, *depends)
@@ -90,6 +90,7 @@ def plan(config: Config) -> list[str]:
         f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
         hours_line(memory, world, steps, plan.samples),
         f"checkpoint: {checkpoint / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
+        *warnings,
         *unused_text(source, config.model),
         *unused_captions(source, config.model, config.data),
         *(beginning.lines if beginning else ()),
@@ -116,7 +117,8 @@ def run(config: Config) -> None:
     more: Any = {"run": output, "seed": config.seed}
     more["feature_steps"] = feature_steps(config.objective, config.trainer.steps)
     trained, validated = load_data(source, config.validation_source, *sections, config.engine, world, **more)
-    warnings = [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
+    warnings = require_files(config.objective, None if config.overwrite else output)
+    warnings += [*unused_text(source, config.model), *unused_captions(source, config.model, config.data)]
 
     files = config.objective.schedule.betas, config.objective.timesteps.density
 

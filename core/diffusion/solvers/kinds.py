@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from core.diffusion.grids import Grid
 from core.diffusion.solvers.adaptive import dopri5
@@ -90,11 +90,23 @@ def require_taken(solver: SolverName, options: Options) -> None:
         value, usual = getattr(options, field.name), getattr(DEFAULTS, field.name)
         if value != usual and field.name not in KINDS[solver].takes:
             takers = " or ".join(name for name, kind in KINDS.items() if field.name in kind.takes)
-            shown = "its defaults" if is_dataclass(usual) else f"{usual:g}" if usual == 0 else usual
+            name, value, usual = _first_set(field.name, value, usual)
+            shown = f"{usual:g}" if isinstance(usual, float | int) else usual
             expected = f"{shown} with solver={solver}; solver={takers} takes it"
-            raise UserError(field.name, value, expected)
+            raise UserError(name, value, expected)
     if solver == "euler_maruyama" and not options.eta:
         raise UserError("eta", 0, "a number above 0 with solver=euler_maruyama; with 0 it is solver=euler")
+
+
+def _first_set(name: str, value: Any, usual: Any) -> tuple[str, Any, Any]:
+    """Return a setting's name, value and default: of a section, those of the first one that is set."""
+    if not is_dataclass(usual):
+        return name, value, usual
+    for field in fields(usual):
+        here, there = getattr(value, field.name), getattr(usual, field.name)
+        if here != there:
+            return f"{name}.{field.name}", here, there
+    raise AssertionError(name)
 
 
 def require_for_frames(solver: SolverName) -> Stepwise:

@@ -133,5 +133,5 @@ def test_too_few_trials_and_settings_by_level_are_named() -> None:
     config, rows = SamplerConfig(solver="dopri5", threshold=ThresholdConfig(kind="static")), torch.arange(1)
     path, draws = make_path("ddpm_linear"), Draws(0, 0, rows, rows)
     network = ExactNetwork(path, "noise")
-    with pytest.raises(UserError, match=r"prediction=posterior_mean: expected another, since samples of"):
+    with pytest.raises(UserError, match=r"solver=dopri5: expected another for a network .* since samples of"):
         sample(network, (1, *SHAPE), Condition(), config, path, "posterior_mean", draws)

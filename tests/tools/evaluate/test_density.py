@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.config.yaml_files import as_yaml, read_yaml
-from core.errors import UserError
+from core.diffusion.paths.kinds import make_path
+from core.diffusion.paths.path import PathName
+from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
 from data.latent.normalising import Normaliser
 from data.latent.reading import LatentReader
+from tests.core.diffusion.every_path import PATHS
 from tests.integration.tiny_run import make_latents
 from tests.tools.made_runs import make_run
 from tools.evaluate import job as evaluate
@@ -152,6 +156,36 @@ def test_many_numbers_are_estimated_by_keyed_signs(made: Path, monkeypatch: pyte
     one, other = scores(made, "two"), scores(made, "three")
     assert one["samples"] == 3
     assert one["nats_per_dimension"] == pytest.approx(other["nats_per_dimension"], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("steps", [2, 100, 1000])
+def test_the_bound_is_of_times_that_fall_to_the_least_that_is_trained(name: PathName, steps: int) -> None:
+    path = make_path(name)
+    times = of_samples.bound_times(path, steps)
+    assert all(later < earlier for earlier, later in itertools.pairwise(times))
+    if path.num_steps is None:
+        assert times[-1] == max(path.first, 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["likelihood", "bound"])
+def test_what_is_not_finite_names_the_sample_and_is_measured_anew(
+    made: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    whole = of_samples.denoiser
+
+    def broken(*words: Any) -> Any:
+        denoise = whole(*words)
+        return lambda x, level: denoise(x * math.nan, level)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(of_samples, "denoiser", broken)
+        with pytest.raises(WorkError, match=r"sample \d+: what the network estimates is not finite at"):
+            evaluate.run(config(made, measure=kind))
+    rows = made / "scores" / "densities.jsonl"
+    rows.write_text('{"id": 0, "nats": null, "numbers": 16, "of": "an earlier version"}\n')
+    evaluate.run(config(made, measure=kind))
+    assert math.isfinite(scores(made)["nats_per_dimension"])
 
 
 def test_what_does_not_fit_is_named(made: Path) -> None:

@@ -86,6 +86,11 @@ def test_the_solver_is_that_of_the_objective(run: Path, kind: str, solver: str) 
         ]
 
 
+def test_no_more_channels_are_guided_than_there_are(run: Path) -> None:
+    with pytest.raises(UserError, match="guidance_channels=5: expected at most 4, the channels of"):
+        as_trained(SamplerConfig(guidance_channels=5), space(run), run, (4, 1, 2, 2))
+
+
 def test_average_velocities_need_a_run_that_was_trained_on_them(run: Path) -> None:
     with pytest.raises(UserError, match="solver=mean_flow: expected another, for a run of"):
         as_trained(SamplerConfig(solver="mean_flow", steps=2), space(run), run, (4, 1, 2, 2))

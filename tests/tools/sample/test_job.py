@@ -196,6 +196,11 @@ def test_plan_and_search(run: Path) -> None:
     lines = sample.plan(config(run, "clips", frames=9))
     assert lines[0].startswith("7 samples from the ema weights of")
     assert "7 clips of 9 frames: 2 steps of euler, guidance 2" in lines[1]
+    record = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(f"{record}objective: {{kind: consistency}}\n")
+    lines = sample.plan(config(run, "clips", frames=9))
+    (run / "config.yaml").write_text(record)
+    assert "7 clips of 9 frames: 2 steps of renoise, guidance 2" in lines[1]
     draw(run, "found/images", count=2)
     assert [s.count for s in find_samples(run.parent / "found")] == [2]
     with pytest.raises(UserError, match="expected a folder of samples"):

@@ -305,6 +305,15 @@ def test_a_label_without_a_row_is_refused_before_the_run(cache: Path, tmp_path: 
     plan(config(unnamed, *words, f"model.num_classes={largest + 1}"))
 
 
+def test_a_path_that_no_sample_can_start_from_is_told(cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rates.txt"
+    file.write_text("0.01\n0.02\n0.03\n")
+    fields = ("objective.path=ddpm_file", f"objective.schedule.betas={file}", "objective.prediction=v")
+    (said,) = [line for line in plan(config(cache, *fields)) if line.startswith("warning")]
+    assert said.startswith("warning: objective.path=ddpm_file ends with 97% signal, and samples start from")
+    assert not any(line.startswith("warning: objective.path") for line in plan(config(cache)))
+
+
 @pytest.mark.parametrize("content", ["0.1\n1.0\n", "0.1\nnan\n", "0.1\n-0.2\n", "", None])
 def test_a_dry_run_reads_files_of_rates_and_of_densities(
     cache: Path, tmp_path: Path, content: str | None

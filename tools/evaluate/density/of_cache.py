@@ -40,7 +40,7 @@ class Asked:
 
     def measured(self, path: Path) -> dict[int, dict[str, Any]]:
         """Return the rows that are there, by sample; UserError where they are of another run or cache."""
-        rows = [row for row in read_rows(path) if "nats" in row] if path.exists() else []
+        rows = [row for row in read_rows(path) if row.get("nats") is not None] if path.exists() else []
         if any(row.get("of") != self.mark for row in rows):
             expected = "the checkpoint and the data that it was begun with, or overwrite=true"
             raise UserError("checkpoint", self.trained.checkpoint, expected)
@@ -71,6 +71,8 @@ def opened(source: str, real: str, config: DensityConfig, device: str) -> Asked:
         raise UserError("source", source, expected)
     cache = Dataset(Path(real), "real")
     trained = open_run(Path(source), config.checkpoint, config.weights, own_device(device))
+    if trained.space.prediction == "posterior_mean":
+        raise UserError("source", source, "a run of another prediction than posterior_mean")
     require_like(trained, cache)
     run = {name: getattr(trained, name) for name in ("checkpoint", "weights", "weights_sha256")}
     return Asked(trained, cache, config, {"samples": run, "real": cache.manifest.fingerprint})
@@ -91,7 +93,5 @@ def require_like(trained: LoadedRun, cache: Dataset) -> None:
             f"latents of the run's autoencoder {trained.space.encoder[:12]}; these are of {encoder[:12]}"
         )
         raise UserError("real", cache.place, expected)
-    if trained.space.prediction == "posterior_mean":
-        raise UserError("source", "prediction=posterior_mean", "a run of another prediction")
     if trained.space.classes and tuple(cache.manifest.classes) != tuple(trained.space.classes):
         raise UserError("real", cache.place, f"a cache of the run's classes {trained.space.classes}")

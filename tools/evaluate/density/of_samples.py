@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from core.batch import Condition
 from core.diffusion.estimating import estimating
+from core.diffusion.finite import FiniteWatch
 from core.diffusion.grids import make_grid
 from core.diffusion.guidance.branches import Branch, Branches, guided_by
 from core.diffusion.guidance.mixing import Guidance
@@ -22,6 +24,7 @@ from core.diffusion.solvers.adaptive import LAST
 from core.diffusion.solvers.levels import Denoise
 from core.diffusion.thresholds import ThresholdConfig
 from core.draws import Draws
+from core.errors import WorkError
 from data.latent.normalising import Normaliser, sample_posterior
 from data.latent.reading import LatentReader
 from data.latent.text_reading import TextReader, has_text
@@ -59,11 +62,16 @@ def of_batch(
     x0 = normaliser.apply(latents).double().to(device)
     denoise = denoiser(trained, _condition(trained, cache, reader, rows, entries, device), x0.shape[1])
     path = make_path(trained.space.path)
-    found = (_likelihood if kind == "likelihood" else _bound)(denoise, x0, path, draws.to(device), config)
+    watch = FiniteWatch(ids.to(device), at_once=True)
+    with watch.naming():
+        measure = _likelihood if kind == "likelihood" else _bound
+        found = measure(watch.over(denoise), x0, path, draws.to(device), config)
     numbers, change = x0[0].numel(), log_determinant(normaliser, latents)
     records = []
     for place, number in enumerate(ids.tolist()):
         nats = float(found.nats[place])
+        if not math.isfinite(nats):
+            raise WorkError(f"sample {number}: its {kind} is {nats}, though all estimates are finite")
         more = {name: float(value[place]) for name, value in found.parts.items()}
         records.append({"id": number, "nats": nats, "numbers": numbers, "log_determinant": change, **more})
     return records
@@ -91,11 +99,17 @@ def _likelihood(
     return Measured(-torch.stack([each.log_density for each in found]).mean(0), {"steps": steps})
 
 
+def bound_times(path: NoisePath, steps: int) -> list[float]:
+    """Return the falling times of the sampler whose bound it is: even ones, to the least that is trained."""
+    times = make_grid("even", path, min(steps, path.num_steps or steps), 1.0)
+    if path.num_steps is not None:
+        return list(times)
+    end = max(path.first, LAST)
+    return [*(time for time in times if time > end), end]
+
+
 def _bound(denoise: Denoise, x0: Tensor, path: NoisePath, draws: Draws, config: DensityConfig) -> Measured:
-    steps = min(config.bound_steps, path.num_steps or config.bound_steps)
-    times = make_grid("even", path, steps, 1.0)
-    if path.num_steps is None:
-        times = [*times[:-1], max(path.first, LAST)]
+    times = bound_times(path, config.bound_steps)
     with torch.no_grad():
         found = variational_bound(
             denoise, x0, times, path, noise=lambda n: draws.normal(f"bound_{n}", tuple(x0.shape[1:]))

@@ -38,6 +38,8 @@ def test_images_are_written_as_they_are(run: Path, kind: Any) -> None:
     sample.run(config(run, "files", files=FilesConfig(kind=kind, name="{class}/{index:03d}")))
     wanted, labels = Samples.read(run.parent / "arrays").load()
     found, found_labels = Samples.read(run.parent / "files").load()
+    assert np.array_equal(Samples.read(run.parent / "files").labels, labels)
+    assert np.array_equal(Samples.read(run.parent / "arrays").labels, labels)
     assert labels.tolist() == found_labels.tolist()
     if KINDS[kind].lossless:
         assert np.array_equal(wanted, found)

@@ -139,4 +139,4 @@ def _scores_of(
     chosen = {"seed": asked.seed, "count": asked.count, "draws": asked.draws, "most_real": asked.most_real}
     clips = {"fps": asked.fps, "stride": asked.stride}
     records = rulers.of_samples(list(said.made.values()), {**measured, **chosen, **clips, **beside})
-    return {**finite, rulers.PAIRS: pairs, rulers.OF: dict(of), **records}
+    return {**finite, **summing_up.warnings_of(finite), rulers.PAIRS: pairs, rulers.OF: dict(of), **records}

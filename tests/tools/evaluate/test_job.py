@@ -18,6 +18,7 @@ from data.dataset.index import Dataset
 from models.autoencoder import kl, store
 from tools import digits
 from tools.evaluate import job as evaluate
+from tools.evaluate.classified import summing_up
 from tools.evaluate.classifier import train_classifier
 from tools.evaluate.measuring.measuring import table
 from tools.evaluate.real_samples import Shape, chosen_rows, read_rows
@@ -125,6 +126,8 @@ def test_real_samples_score_as_real_ones_do(data: Path, real: RealSamples, tmp_p
     assert "precision_interval" not in scores  # of 150 images: too few
     assert 0 < scores["psnr_db"] < 25  # an autoencoder that has learned nothing
     assert (scores["images"], scores["clips"], scores["frechet_count"]) == (150, 40, 50)
+    assert scores["warning"].startswith("fewer than 65 images: the covariance is singular")
+    assert summing_up.warnings_of({**scores, "frechet_count": 65}) == {}
     assert (tmp_path / "scores/real_images.png").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tools.evaluate.classified.verdicts import (
     Verdicts,
 )
 from tools.evaluate.decoded import MOST, decoded_noise
+from tools.evaluate.judge import FEATURES
 from tools.evaluate.measures import Motion, bootstrap_interval, frechet, motion, ratio
 from tools.runs import score_names as names
 
@@ -38,6 +40,14 @@ def of_images(said: Verdicts, *, count: int, draws: int, seed: int) -> dict[str,
     scores = agreement(names.CLASS_AGREEMENT, said, MADE_IMAGES, REAL_IMAGES, seed)
     scores |= compare(made, train, heldout, count=count, draws=draws, seed=seed)
     return scores | {"images": len(made), "heldout_images": len(heldout)}
+
+
+def warnings_of(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Return a warning where a Fréchet distance is of too few images for its covariance, {} elsewhere."""
+    if names.FRECHET not in scores or scores["frechet_count"] > FEATURES:
+        return {}
+    few = f"fewer than {FEATURES + 1} images"
+    return {"warning": f"{few}: the covariance is singular, and {names.FRECHET} is larger for that"}
 
 
 def of_clips(said: Verdicts, seed: int) -> dict[str, float]:

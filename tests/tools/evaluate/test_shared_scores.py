@@ -78,6 +78,7 @@ def test_two_ranks_score_as_one(made: Path, alone: Path, tmp_path: Path) -> None
     assert {"psnr_db", "ssim"} < scores.keys()
 
 
+@pytest.mark.full
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("dies", ["evaluate.train:kill", "evaluate.publish:kill"])
 def test_a_worker_that_is_killed_changes_no_byte(made: Path, alone: Path, tmp_path: Path, dies: str) -> None:
@@ -125,6 +126,7 @@ def test_the_classifier_is_trained_once_and_real_samples_are_looked_at_once(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == PUBLISHED
 
 
+@pytest.mark.full
 def test_a_damaged_classifier_is_trained_anew(made: Path, alone: Path, tmp_path: Path) -> None:
     chosen = material.by_classifier(made, tmp_path / "fifth")
     with pytest.MonkeyPatch.context() as patch:

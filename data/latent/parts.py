@@ -62,7 +62,7 @@ class Parts:
     ) -> None:
         self.folder, self.manifest = folder, manifest
         self._open_part = open_part or self._open_in_folder
-        self._bytes = bytes_of(manifest.shards)
+        self.lengths = bytes_of(manifest.shards)  # in bytes, of each part
         self._files = KeptFiles()
         self._mapped: Kept[_MappedPart] = Kept(MAPS)
         if open_part is None:  # else who gives it has looked
@@ -79,9 +79,9 @@ class Parts:
         are read, when they need not come from memory once more.
         WorkError names a part that is cut off, or that the ranges do not fit.
         """
-        if (parts >= len(self._bytes)).any():
-            raise WorkError(f"{self.folder}: the index names part {parts.max()} of {len(self._bytes)}")
-        outside = (offsets < 0) | (offsets > self._bytes[parts] - out.shape[1])
+        if (parts >= len(self.lengths)).any():
+            raise WorkError(f"{self.folder}: the index names part {parts.max()} of {len(self.lengths)}")
+        outside = (offsets < 0) | (offsets > self.lengths[parts] - out.shape[1])
         if outside.any():
             name = self.manifest.shards[parts[outside][0]].name
             raise WorkError(f"{self.folder / name}: the index points behind its end")

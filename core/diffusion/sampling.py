@@ -240,7 +240,7 @@ def best_grid(solver: SolverName, steps: int, path: Path, prediction: Prediction
 
 
 def earlier_grid(solver: SolverName, steps: int, path: Path, prediction: Prediction) -> Grid:
-    """Return what `auto` was before `optimised` was measured, and grids off chains were."""
-    if path.num_steps is None:
+    """Return what `auto` was before grids were measured off chains, of solvers that draw, and `optimised`."""
+    if path.num_steps is None or KINDS[solver].is_random:
         return "even"
     return "straight" if (now := best_grid(solver, steps, path, prediction)) == "optimised" else now

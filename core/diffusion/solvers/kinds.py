@@ -130,6 +130,7 @@ def _grids(chain: Grid, edm: Grid, exploding: Grid) -> _Grids:
     return {"chain_grid": chain, "few_steps_grid": "trailing", "edm_grid": edm, "exploding_grid": exploding}
 
 
+_ON_CHAINS = _grids("straight", "even", "even")
 _STRAIGHT = _grids("straight", "straight", "straight")
 _OPTIMISED_OFF_CHAINS = _grids("straight", "optimised", "optimised")
 _OPTIMISED_BUT_EXPLODING = _grids("optimised", "optimised", "even")
@@ -139,7 +140,7 @@ KINDS: dict[SolverName, Kind] = {
         heun, 2, edm_grid="optimised", exploding_grid="optimised", least_steps=10, flow_grid="cosine"
     ),
     "ddim": Kind(ddim, **_STRAIGHT, takes=("eta",)),
-    "ddpm": Kind(ddpm, is_random=True, takes=("variance", "variance_share")),
+    "ddpm": Kind(ddpm, is_random=True, **_ON_CHAINS, takes=("variance", "variance_share")),
     "renoise": Kind(renoise, is_random=True),
     "midpoint": Kind(midpoint, 2, **_STRAIGHT),
     "rk4": Kind(rk4, 4, **_STRAIGHT, least_steps=3),
@@ -159,7 +160,7 @@ KINDS: dict[SolverName, Kind] = {
     "unipc_3": Kind(unipc_3, **_OPTIMISED_BUT_EXPLODING, flow_grid="optimised"),
     "unipc_1": Kind(unipc_1, **_OPTIMISED_OFF_CHAINS, flow_grid="optimised"),
     "euler_maruyama": Kind(euler_maruyama, is_random=True, takes=("eta",)),
-    "langevin": Kind(langevin, 2, is_random=True, takes=("eta", "corrector")),
+    "langevin": Kind(langevin, 2, is_random=True, **_ON_CHAINS, takes=("eta", "corrector")),
     "edm": Kind(edm, 2, is_random=True, takes=("churn",)),
     "restart": Kind(
         restart, 2, is_random=True, takes=("restart",), not_for_frames="it goes back to more noise"
@@ -172,6 +173,6 @@ KINDS: dict[SolverName, Kind] = {
         tells_ends=True,
         not_for_frames="its network is told two times and one level for all frames",
     ),
-    "sde_dpmpp": Kind(sde_dpmpp, is_random=True),
-    "sde_dpmpp_2m": Kind(sde_dpmpp_2m, is_random=True),
+    "sde_dpmpp": Kind(sde_dpmpp, is_random=True, **_ON_CHAINS),
+    "sde_dpmpp_2m": Kind(sde_dpmpp_2m, is_random=True, **_ON_CHAINS),
 }

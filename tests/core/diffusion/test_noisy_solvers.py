@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from collections.abc import Sequence
 
-from core.diffusion.grids import make_grid
+import pytest
+from torch import Tensor
+
+from core.diffusion.grids import Grid, make_grid
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.solvers.kinds import require_taken
-from core.diffusion.solvers.levels import ChurnConfig, CorrectorConfig, Options, RestartConfig
+from core.diffusion.sampling import best_grid
+from core.diffusion.solvers.kinds import KINDS, SolverName, require_taken
+from core.diffusion.solvers.levels import (
+    ChurnConfig,
+    CorrectorConfig,
+    Estimate,
+    Level,
+    Options,
+    RestartConfig,
+    levels_at,
+)
 from core.errors import UserError
 from tests.core.diffusion import noisy_recursions as noisy
 from tests.core.diffusion import recursions as plain
 from tests.core.diffusion.recursions import Recursion
-from tests.core.diffusion.tracked import MEAN, VARIANCE, slope, variance_of
+from tests.core.diffusion.tracked import MEAN, VARIANCE, found_by, slope, variance_of
 
 FLOW = make_path("rectified_flow")
 COUNTS = (50, 100, 200, 400)
+GRIDS: tuple[Grid, ...] = ("even", "trailing", "straight")
 WEAK: dict[str, Recursion] = {
     "ddpm": plain.ancestral(0),
     "ddpm large": plain.ancestral(1),
@@ -39,6 +53,41 @@ def test_moments_tend_to_those_of_the_data_with_weak_order_1(name: str) -> None:
         errors.append(abs(variance_of(found) - VARIANCE))
     assert slope(COUNTS, errors) >= 0.8, errors
     assert errors[-1] < 0.02
+
+
+CHAIN = make_path("ddpm_linear")
+ON_CHAINS: tuple[SolverName, ...] = ("ddpm", "langevin", "sde_dpmpp", "sde_dpmpp_2m")
+
+
+def deviation_off(solver: SolverName, times: Sequence[float]) -> float:
+    """Return by how much the deviation of the end is off, the geometric mean over variances of the data."""
+    (first,), found = levels_at(CHAIN, times[:1]), list[float]()
+    for variance in (0.03, 0.1, 0.3, 0.8):
+
+        def exact(x: Tensor, level: Level, variance: float = variance) -> Estimate:
+            data = level.alpha * variance / (level.alpha**2 * variance + level.sigma**2) * x
+            return Estimate(data, (x - level.alpha * data) / level.sigma)
+
+        factors = found_by(solver, Options(), CHAIN, times, exact)
+        kept = float(factors[0] ** 2) * (first.alpha**2 * variance + first.sigma**2)
+        spread = kept + float(factors[2:].square().sum())
+        found.append(math.log(abs((spread / variance) ** 0.5 - 1)))
+    return math.exp(sum(found) / len(found))
+
+
+def test_solvers_with_a_grid_of_their_own_on_chains_are_those_measured() -> None:
+    kinds = KINDS.items()
+    assert {name for name, kind in kinds if kind.is_random and kind.chain_grid != "even"} == {*ON_CHAINS}
+
+
+@pytest.mark.parametrize("solver", ON_CHAINS)
+def test_on_chains_default_grids_leave_less_of_the_spread_out(solver: SolverName) -> None:
+    """Beside even and trailing times, at 20 and 50 evaluations."""
+    for evaluations in (20, 50):
+        steps = evaluations // KINDS[solver].evaluations
+        assert best_grid(solver, steps, CHAIN, "v") == "straight"
+        off = {grid: deviation_off(solver, make_grid(grid, CHAIN, steps, 1.0)) for grid in GRIDS}
+        assert min(off["even"], off["trailing"]) > 1.2 * off["straight"], (evaluations, off)
 
 
 def test_langevin_steps_of_a_size_of_their_own_leave_a_bias_that_is_small() -> None:

@@ -46,9 +46,13 @@ def test_the_default_grid_of_an_earlier_version_is_kept_by_what_it_made(
 
 @pytest.mark.parametrize(
     ("path", "prediction", "solver", "grid"),
-    [("edm", "edm", "ddim", "straight"), ("rectified_flow", "flow", "heun", "cosine")],
+    [
+        ("edm", "edm", "ddim", "straight"),
+        ("rectified_flow", "flow", "heun", "cosine"),
+        ("ddpm_linear", "v", "ddpm", "trailing"),
+    ],
 )
-def test_samples_off_chains_are_made_again_on_even_times(
+def test_samples_of_other_solvers_and_paths_are_made_again_on_even_times(
     path: str, prediction: str, solver: SolverName, grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(tmp_path / "run", monkeypatch, path=path, prediction=prediction)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -219,8 +220,13 @@ def test_of_two_hosts_one_goes_on_and_every_step_is_recorded_once(tmp_path: Path
         while not saved(tmp_path):
             assert older.poll() is None, older.communicate()[0]
             time.sleep(0.02)
-        newer = subprocess.run([sys.executable, TOY_RUN, *words], timeout=300, **pipes)
-        assert newer.returncode == 0, newer.stdout
+        older.send_signal(signal.SIGSTOP)  # or it may be through before the other one has started
+        with subprocess.Popen([sys.executable, TOY_RUN, *words], **pipes) as newer:
+            while newer.poll() is None and b"local.2" not in (tmp_path / "metrics.jsonl").read_bytes():
+                time.sleep(0.02)
+            older.send_signal(signal.SIGCONT)
+            said, _ = newer.communicate(timeout=300)
+        assert newer.returncode == 0, said
         told, _ = older.communicate(timeout=60)
     finally:
         older.kill()

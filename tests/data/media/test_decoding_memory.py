@@ -107,7 +107,7 @@ def test_a_small_file_that_unpacks_to_much_takes_no_memory(bombs: Path) -> None:
         "huge.png": "claims 4000x4000 pixels, the limit is 1000000",
         "text.png": "decoded",
         "profile.png": "decoded",
-        "packed.tar": "damaged tar",
+        "packed.tar": "a tar compressed by gzip",
         "huge.txt": "not a JPEG",
         "long.mp4": "decoded clip of 4915200 bytes, the limit is 4000000",
     }

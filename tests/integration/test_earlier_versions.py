@@ -141,7 +141,7 @@ def test_evaluate_reads_samples() -> None:
     run(COMMANDS["evaluate"].replace("output=scores", "output=again"))
     scores, before = (json.loads(Path(f"{name}/scores.json").read_text()) for name in ("again", "scores"))
     # Whose samples they are, by what they were measured, these scores and intervals are said since.
-    since = {"frechet_heldout", "frechet_noise", "copies", "copies_real", "warning", *BESIDE_SCORES}
+    since = {"frechet_heldout", "frechet_noise", "copies", "copies_real", *BESIDE_SCORES}
     since |= {score_names.interval(name) for name in (*before, "copies")}
     assert scores.keys() - since == before.keys()
     counts = {name for name, value in before.items() if isinstance(value, int)}

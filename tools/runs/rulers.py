@@ -15,7 +15,8 @@ from tools.runs.samples import FILES, Samples, read_made_from
 
 OF, RULER, SUBJECT = "of", "ruler", "subject"  # in scores.json, beside the scores
 PAIRS = "closest_pairs"  # samples and the training pictures that are most alike
-BESIDE_SCORES = (OF, RULER, SUBJECT, PAIRS)
+WARNING = "warning"  # where there are too few samples for a score
+BESIDE_SCORES = (OF, RULER, SUBJECT, PAIRS, WARNING)
 SUBJECTS = ("run", "checkpoint", "weights", "weights_sha256", "autoencoder", "sampler", "seed")
 GUIDES = ("weak", "classifier")  # further networks, of samples that were guided by such
 ASKED = ("requests", "task", "negative_class", "negative_prompt", "text_encoder", "tiling")  # of made_from

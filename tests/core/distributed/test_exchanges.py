@@ -43,6 +43,8 @@ EXCHANGES = {
     ("tools/runs/memory/run_memory.py", "gather_objects"): "the start: N x a node's name, and N numbers",
 }
 WAITS = {
+    ("core/distributed/device_choice.py", "wait"): "the start by NCCL: one key, which the last rank sets",
+    ("core/distributed/device_choice.py", "check"): "the same: one key, of two ranks with one device",
     (
         "core/distributed/rendezvous.py",
         "wait",

@@ -27,6 +27,7 @@ from tools.evaluate.classified.verdicts import (
 from tools.evaluate.decoded import MOST, decoded_noise
 from tools.evaluate.judge import FEATURES
 from tools.evaluate.measures import Motion, bootstrap_interval, frechet, motion, ratio
+from tools.runs import rulers
 from tools.runs import score_names as names
 
 Floats = NDArray[np.float64]
@@ -47,7 +48,7 @@ def warnings_of(scores: Mapping[str, Any]) -> dict[str, str]:
     if names.FRECHET not in scores or scores["frechet_count"] > FEATURES:
         return {}
     few = f"fewer than {FEATURES + 1} images"
-    return {"warning": f"{few}: the covariance is singular, and {names.FRECHET} is larger for that"}
+    return {rulers.WARNING: f"{few}: the covariance is singular, and {names.FRECHET} is larger for that"}
 
 
 def of_clips(said: Verdicts, seed: int) -> dict[str, float]:

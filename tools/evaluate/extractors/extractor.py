@@ -20,6 +20,7 @@ from tools.evaluate.features.neighbours import Near, near
 from tools.evaluate.features.spread import Spread
 from tools.evaluate.jackknife import LEAST, distance_interval, mean_interval, without_bias
 from tools.evaluate.moments import Moments, Reference
+from tools.runs import rulers
 from tools.runs import score_names as names
 
 Pixels = NDArray[np.uint8]
@@ -106,7 +107,7 @@ class Extractor(ABC):
         if count >= self.fewest:
             return {}
         few = f"fewer than {self.fewest} {what}"
-        return {"warning": f"{few}: the covariance is singular, and {score} is larger for that"}
+        return {rulers.WARNING: f"{few}: the covariance is singular, and {score} is larger for that"}
 
 
 def channels_first(pixels: Pixels, device: torch.device) -> Tensor:

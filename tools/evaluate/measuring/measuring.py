@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.queue.config import QueueConfig
+from tools.runs import rulers
 from tools.runs import score_names as names
 from tools.runs.samples import Samples
 
@@ -46,7 +47,7 @@ def table(scores: Mapping[str, Any]) -> str:
         lines.append(f"{name:{width}}{_number(value):>12}{_number(real):>12}".rstrip())
     if not scores.get("heldout_unseen", True):
         lines.append("the real images compared with were also seen by the generator: no heldout= was given")
-    if warning := scores.get("warning"):
+    if warning := scores.get(rulers.WARNING):
         lines.append(str(warning))
     return "\n".join(lines)
 

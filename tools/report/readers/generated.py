@@ -10,7 +10,7 @@ from core.reading import json_files
 from core.run.folder import EXPORT, SAMPLES, SCORES
 from tools.report.output import Output, Scores
 from tools.report.readers.trying import add_pictures, tried
-from tools.runs.rulers import BESIDE_SCORES, OF, RULER, SUBJECT
+from tools.runs.rulers import BESIDE_SCORES, OF, RULER, SUBJECT, WARNING
 
 PICTURES = ("images.png", "clips.mp4", "contact.png")
 OF_SCORES = {
@@ -97,6 +97,8 @@ def _scores(record: dict[str, Any], folder: Path) -> list[Scores]:
             identity[name] = value
     for part in (RULER, SUBJECT):
         identity |= _flat(record.get(part), part)
+    if WARNING in record:
+        identity[WARNING] = str(record[WARNING])
     if OF not in record:
         identity[OF] = "not recorded: an earlier version did not say what it scored"
     return [Scores(values, identity)]

@@ -31,7 +31,10 @@ class LiveBytes(TorchDispatchMode):
     """Within the block, notes in `trace` how many bytes live after each operation.
 
     besides: tensors that are not counted, nor what looks at them, such as transposed weights.
+    building: the context in which networks to be counted are made.
     """
+
+    building: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     def __init__(self, besides: Iterable[Tensor] = ()) -> None:
         super().__init__()
@@ -94,7 +97,8 @@ def live_bytes(
         shapes = contextlib.nullcontext()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), shapes, device:
-        model, loss = make()
+        with counter.building():
+            model, loss = make()
         prepare(model, dtype)
         weights = chain(model.parameters(), model.buffers())
         with counter(weights) as counted:

@@ -11,14 +11,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.memory.counting import LiveBytes
 
 aten = torch.ops.aten
 
 
+class Undrawn(TorchDispatchMode):
+    """Within the block, weights are not drawn: that takes longer than all else of a pass without products."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """As of `LiveBytes`."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _DRAWN else func(*args, **(kwargs or {}))
+
+
 class OutlinedBytes(LiveBytes):
     """Live bytes of a pass whose products are not computed."""
+
+    building = Undrawn
 
     def result(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return a product's memory, and what any other operation gives."""
@@ -57,6 +72,7 @@ def _by_tokens(like: Tensor, width: int) -> Tensor:
     return like.new_empty((batch, tokens, heads, width)).transpose(1, 2)
 
 
+_DRAWN = {aten.uniform_.default, aten.normal_.default}
 _OUTLINES: dict[Any, Callable[..., Any]] = {
     aten.mm.default: _mm,
     aten.addmm.default: _addmm,

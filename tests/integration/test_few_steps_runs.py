@@ -63,6 +63,7 @@ def test_a_mean_flow_is_continued_to_the_bit(
     assert "solver=mean_flow, as objective.kind=mean_flow asks; 2 steps" in said
 
 
+@pytest.mark.full
 def test_a_run_is_distilled_by_one_that_begins_from_it(cache: Path, tmp_path: Path) -> None:
     done(train(cache, tmp_path / "teacher", "engine.zero_stage=1"))
     fields = (f"initial={tmp_path / 'teacher'}", "objective.kind=distillation", "engine.zero_stage=3")

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.multiprocess
 LEARNED = (*FIELDS, "objective.weighting=learned", "engine.zero_stage=2", "processes=2")
 
 
+@pytest.mark.full
 def test_a_learned_weighting_is_continued_to_the_bit_and_never_exported(cache: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     status, output = finish(command(cache, whole, *LEARNED))

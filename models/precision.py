@@ -62,6 +62,14 @@ def choose_alike() -> None:
     torch.backends.cudnn.deterministic = True
 
 
+def work_alike(threads: int) -> None:
+    """Have workers that see the same samples give the same numbers.  threads: of the CPU."""
+    import torch
+
+    torch.set_num_threads(threads)
+    choose_alike()
+
+
 def number_type(precision: Precision) -> dtype:
     """Return the type of a network's weights and activations."""
     import torch

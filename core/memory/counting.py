@@ -27,7 +27,16 @@ Pass = Callable[[], tuple[nn.Module, Callable[[], Tensor]]]
 """Makes a network and what computes its loss: both new, so that nothing of the run is touched."""
 
 
-class LiveBytes(TorchDispatchMode):
+class Uncompiled(TorchDispatchMode):
+    """A mode that torch does not load its compiler for."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to keep its compiler out of `__torch_dispatch__`, which would load it (1.5 s)."""
+        return False
+
+
+class LiveBytes(Uncompiled):
     """Within the block, notes in `trace` how many bytes live after each operation.
 
     besides: tensors that are not counted, nor what looks at them, such as transposed weights.
@@ -42,11 +51,6 @@ class LiveBytes(TorchDispatchMode):
         self._live = 0
         self._besides = [tensor.untyped_storage() for tensor in besides]  # held, so that no key is used again
         self._known: set[int] = {storage._cdata for storage in self._besides}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Whether torch is to keep its compiler out of the method below, which would load it (1.5 s)."""
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = self.result(func, args, kwargs or {})

@@ -11,20 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from core.memory.counting import LiveBytes
+from core.memory.counting import LiveBytes, Uncompiled
 
 aten = torch.ops.aten
 
 
-class Undrawn(TorchDispatchMode):
+class Undrawn(Uncompiled):
     """Within the block, weights are not drawn: that takes longer than all else of a pass without products."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """As of `LiveBytes`."""
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in _DRAWN else func(*args, **(kwargs or {}))

@@ -29,7 +29,7 @@ from data.dataset.quarantine import BudgetError, read_quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE
 from data.latent.assembly import assemble
 from data.latent.encode_job import Job
-from models.precision import choose_alike
+from models.precision import work_alike
 from tools.encode.setup import (
     LEASES,
     Encoding,
@@ -104,8 +104,7 @@ def make_queue(output: Path, config: QueueConfig, job: Job) -> WorkQueue:
 def _prepare(device_name: str, threads: int, worker: int) -> torch.device:
     """Return the worker's device, set up so that equal inputs give equal bytes on it."""
     device = choose_device(device_name, worker)
-    torch.set_num_threads(threads)
-    choose_alike()
+    work_alike(threads)
     return device
 
 

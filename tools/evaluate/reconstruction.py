@@ -19,7 +19,7 @@ from data.dataset.index import Dataset
 from data.media.pictures import enlarge, enlargement, page, write_png
 from models.autoencoder.opening import open_autoencoder
 from models.extractors import lpips
-from models.precision import choose_alike
+from models.precision import work_alike
 from tools.evaluate.config import ReconstructionConfig
 from tools.evaluate.extractors.extractor import Pixels, Seen, distance_scores
 from tools.evaluate.extractors.inception_scores import open_extractor
@@ -89,8 +89,7 @@ def share(
 
     It also draws some pairs into `output`.  of: hashes of both sides.
     """
-    torch.set_num_threads(asked.threads)
-    choose_alike()  # workers that see the same images give the same numbers
+    work_alike(asked.threads)
     shape = Shape(1, *asked.reconstruction.size)
     real = Real(Dataset(Path(asked.real)), shape, asked.most_real, asked.seed, 0.0, 1)
     records = _records(asked, copier, of)

@@ -22,6 +22,17 @@ GUIDES = ("weak", "classifier")  # further networks, of samples that were guided
 ASKED = ("requests", "task", "negative_class", "negative_prompt", "text_encoder", "tiling")  # of made_from
 
 
+def warning_of_few(count: int, fewest: int, what: str, score: str) -> dict[str, str]:
+    """Return a warning where so few samples (`what`) make the covariance of a score singular, {} elsewhere.
+
+    fewest: of which it is not.
+    """
+    if count >= fewest:
+        return {}
+    few = f"fewer than {fewest} {what}"
+    return {WARNING: f"{few}: the covariance is singular, and {score} is larger for that"}
+
+
 def of_samples(samples: Sequence[Samples], measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return both records.  measured: what the scores were measured by and against."""
     kinds = {"images" if each.frames == 1 else "clips": each for each in samples}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
 
 from core.averages.ema import EmaConfig
 from core.batch import Batch
@@ -20,7 +18,6 @@ from core.engine.config import EngineConfig
 from core.engine.network import MAIN
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
-from core.permutations import keyed_hash
 from core.progress import say
 from core.train.config import TrainerConfig
 from core.train.single import SingleStepper
@@ -48,7 +45,7 @@ from tools.train.alignment import alignment_of
 from tools.train.beginning import find_beginning
 from tools.train.config import DataConfig, Differing
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
-from tools.train.objective import LatentObjective, Unaligned
+from tools.train.objective import LatentObjective, Unaligned, own_engine
 from tools.train.run_passes import memory_of
 from tools.train.teacher import make_teacher
 from tools.train.training_data import make_training_data, validation_batches
@@ -127,14 +124,7 @@ def train(
     data_ranks = world.size // engine.sequence_parallel
     held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     training = make_engine(model, engine, config.optimizer, world)
-    stepper = SingleStepper(
-        training,
-        prepared.PreparedObjective(objective) if _is_prepared(trained.source, world) else objective,
-        config.ema,
-        own_engine(objective, engine, config.optimizer, world, seed=seed),
-        own_steps=objective.diffusion.own_steps,
-        validated=Unaligned(objective) if alignment else None,
-    )
+    stepper = _stepper(config, training, engine, objective, _is_prepared(trained.source, world), world)
     main = stepper.networks[MAIN], config.model, output
     looks = [*make_previews(config.preview, *main), *make_scores(config.evaluate, *main, config.source)]
     trainer = Trainer(
@@ -169,6 +159,25 @@ def _settled(config: Training, memory_with: MemoryWith, world: World, output: Pa
     engine = settle_engine(engine, world, output, uncompiled=uncompiled(config.objective))
     settle_micro_batches(memory_with(engine), world, output)
     return engine
+
+
+def _stepper(
+    config: Training,
+    training: Engine,
+    engine: EngineConfig,
+    objective: LatentObjective,
+    is_prepared: bool,
+    world: World,
+) -> SingleStepper:
+    """Return what takes steps of the network, and of the objective's own parameters (collective)."""
+    return SingleStepper(
+        training,
+        prepared.PreparedObjective(objective) if is_prepared else objective,
+        config.ema,
+        own_engine(objective, engine, config.optimizer, world, seed=config.seed),
+        own_steps=objective.diffusion.own_steps,
+        validated=Unaligned(objective) if objective.diffusion.alignment else None,
+    )
 
 
 def _is_prepared(source: LatentSource, world: World) -> bool:
@@ -215,28 +224,6 @@ def prepare_objective(
     known |= {"frames_per_level": model.frames_per_level, "density": density}
     known |= {"alignment": alignment, "features": source.features, "stills": source.stills}
     return LatentObjective(objective, normaliser, **known)
-
-
-def own_engine(
-    objective: LatentObjective, engine: EngineConfig, optimizer: OptimizerConfig, world: World, *, seed: int
-) -> Engine | None:
-    """Make the engine of the objective's own parameters, None where it has none (collective: all ranks).
-
-    They are shared out like the network's, are computed in fp32, and AdamW updates them without decay. Their
-    first values follow from the seed alone: measuring attention, which a machine does once, draws too.
-    """
-    from core.engine.joined import joined
-    from core.engine.kinds import make_engine
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int.from_bytes(keyed_hash(7, "objective", seed), "big"))
-        parameters = objective.diffusion.own_parameters()
-    if parameters is None:
-        return None
-    plain = replace(engine, precision="fp32", matmul="bf16", gradient_dtype="fp32", compile=False)
-    own = make_engine(parameters, plain, replace(optimizer, name="adamw", weight_decay=0.0), world)
-    objective.diffusion.use(partial(joined, own))
-    return own
 
 
 def uncompiled(objective: ObjectiveConfig) -> str:

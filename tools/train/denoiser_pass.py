@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.noised import NoisyBatch
 from core.diffusion.paths.chain import STEPS
 from core.diffusion.paths.config import SIGMAS, PathRecord
-from core.diffusion.paths.path import PathName
+from core.diffusion.paths.straight import RectifiedFlow
 from core.engine.activation_checkpointing import checkpoint_blocks
 from core.engine.config import EngineConfig
 from core.memory.counting import live_bytes
@@ -72,37 +72,17 @@ def denoiser_pass(
     return nn.ModuleList(parts), loss
 
 
-@dataclass(frozen=True)
-class _Levels:
-    """Levels of noise without a table, in the place of those of the run's path.
-
-    What a step takes does not depend on them, and a table that has met shapes without values keeps them.
-    """
-
-    num_steps: int | None
-    scales_input: bool
-    name: PathName = "rectified_flow"
-    first: float = 0.0
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return 1 - t
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return t
-
-    def time_input(self, t: Tensor) -> Tensor:
-        return 1000 * t
-
-    def time_of(self, log_ratio: Tensor) -> Tensor:
-        return torch.sigmoid(log_ratio)
-
-
 def _objective(learned: ObjectiveConfig, config: DenoiserConfig, aligned: Aligned | None) -> Objective:
-    """Return an objective whose step takes what one of the run takes; it reads no file."""
+    """Return an objective whose step takes what one of the run takes; it reads no file.
+
+    What a step takes does not depend on the levels of noise, and a table of them that has met shapes without
+    values keeps these: so they are those of the straight path.
+    """
     known: Any = {"frame_condition": config.frame_condition, "frames_per_level": config.frames_per_level}
     known["alignment"] = aligned.alignment if aligned else None
     found = Objective(learned, path=PathRecord(name="rectified_flow"), density=(1.0,), **known)
-    found.path = _Levels(STEPS if learned.path.startswith("ddpm_") else None, learned.path in SIGMAS)
+    num_steps = STEPS if learned.path.startswith("ddpm_") else None
+    found.path = RectifiedFlow(num_steps=num_steps, scales_input=learned.path in SIGMAS)
     return found
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +16,16 @@ from core.diffusion.objective import Objective
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.diffusion.paths.config import PathRecord
+from core.distributed.ranks import World
 from core.draws import Draws
+from core.engine.config import EngineConfig
 from core.losses import Losses
+from core.optim.groups import OptimizerConfig
+from core.permutations import keyed_hash
 from data.latent.normalising import Normaliser, sample_posterior
+
+if TYPE_CHECKING:  # imports DeepSpeed, which takes seconds; a dry run needs none of it
+    from core.engine.engine import Engine
 
 
 class LatentObjective:
@@ -91,3 +100,25 @@ class Unaligned:
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
         """Return the loss of every sample of a micro-batch."""
         return self._whole.diffusion.prediction_loss(model, self._whole.noised(batch, draws))
+
+
+def own_engine(
+    objective: LatentObjective, engine: EngineConfig, optimizer: OptimizerConfig, world: World, *, seed: int
+) -> Engine | None:
+    """Make the engine of the objective's own parameters, None where it has none (collective: all ranks).
+
+    They are shared out like the network's, are computed in fp32, and AdamW updates them without decay. Their
+    first values follow from the seed alone: measuring attention, which a machine does once, draws too.
+    """
+    from core.engine.joined import joined
+    from core.engine.kinds import make_engine
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(keyed_hash(7, "objective", seed), "big"))
+        parameters = objective.diffusion.own_parameters()
+    if parameters is None:
+        return None
+    plain = replace(engine, precision="fp32", matmul="bf16", gradient_dtype="fp32", compile=False)
+    own = make_engine(parameters, plain, replace(optimizer, name="adamw", weight_decay=0.0), world)
+    objective.diffusion.use(partial(joined, own))
+    return own

@@ -15,7 +15,7 @@ class RectifiedFlow:
     """The straight line alpha = 1 - t, sigma = t (Liu et al. 2209.03003; Lipman et al. 2210.02747)."""
 
     name: PathName = "rectified_flow"
-    num_steps: None = None
+    num_steps: int | None = None
     first: float = 0.0
     scales_input: bool = False
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from core.errors import UserError, WorkError
-from core.faults import failpoints
 from core.queue.shared_job import LEASES
 from tests.core.ranks import run_ranks
 from tests.tools.evaluate import shared_material as material
+from tests.tools.evaluate.evaluate_workers import start_worker
 from tools.evaluate import by_classifier
 from tools.evaluate import job as evaluate
 from tools.evaluate.classified import real_looks
@@ -51,16 +49,6 @@ def alone(made: Path) -> Path:
         evaluate.run(material.of_copies(made, made / "alone/copies"))
     assert sorted(path.name for path in (made / "alone/fifth").iterdir()) == PUBLISHED
     return made / "alone"
-
-
-def start_worker(chosen: evaluate.Config, faults: str = "") -> BaseProcess:
-    def work() -> None:
-        failpoints.arm(faults)
-        evaluate.run(chosen)
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    return process
 
 
 @pytest.mark.multiprocess

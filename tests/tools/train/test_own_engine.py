@@ -13,8 +13,7 @@ from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.optim.groups import OptimizerConfig
 from data.latent.normalising import Normaliser
-from tools.train.claimed_run import own_engine
-from tools.train.objective import LatentObjective
+from tools.train.objective import LatentObjective, own_engine
 
 
 def test_what_was_drawn_before_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,9 @@ def of_images(said: Verdicts, *, count: int, draws: int, seed: int) -> dict[str,
 
 def warnings_of(scores: Mapping[str, Any]) -> dict[str, str]:
     """Return a warning where a Fréchet distance is of too few images for its covariance, {} elsewhere."""
-    if names.FRECHET not in scores or scores["frechet_count"] > FEATURES:
+    if names.FRECHET not in scores:
         return {}
-    few = f"fewer than {FEATURES + 1} images"
-    return {rulers.WARNING: f"{few}: the covariance is singular, and {names.FRECHET} is larger for that"}
+    return rulers.warning_of_few(scores["frechet_count"], FEATURES + 1, "images", names.FRECHET)
 
 
 def of_clips(said: Verdicts, seed: int) -> dict[str, float]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from core.faults.failpoints import failpoint
 from core.queue import shared_job
@@ -22,7 +21,7 @@ from core.queue.shared_job import LEASES, IncompleteParts, SharedJob
 from core.records import append_shared
 from core.run.folder import SCORES
 from data.latent.reading import LatentReader, reader_of
-from models.precision import choose_alike
+from models.precision import work_alike
 from tools.evaluate.density.cache_rows import Rows, batches
 from tools.evaluate.density.of_cache import Asked, choose
 from tools.evaluate.density.of_samples import of_batch
@@ -102,7 +101,6 @@ class DensityUnits(SharedJob):
 
 def share(units: DensityUnits, queue: QueueConfig, threads: int) -> None:
     """Take part in measuring until the scores are there.  threads: of the CPU."""
-    torch.set_num_threads(threads)
-    choose_alike()  # workers that see the same samples give the same numbers
+    work_alike(threads)
     units.remove_unusable()
     shared_job.work(units, queue)

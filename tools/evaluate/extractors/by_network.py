@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from core.distributed.device_choice import own_device
 from core.files import fingerprint
 from core.progress import say
 from core.queue import shared_job
 from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
-from models.precision import choose_alike
+from models.precision import work_alike
 from tools.evaluate.extractors.extractor import Extractor, Seen
 from tools.evaluate.extractors.feature_units import FeatureUnits
 from tools.evaluate.extractors.kinds import KINDS
@@ -65,8 +63,7 @@ def share(
 
     of: hashes of the samples and of what is beside them.
     """
-    torch.set_num_threads(asked.threads)
-    choose_alike()  # workers that see the same samples give the same numbers
+    work_alike(asked.threads)
     extractor = KINDS[asked.extractor](Path(asked.extractor_weights), own_device(asked.device))
     extractor.require_enough("source", samples.folder, samples.count)
     real = _real_side(samples, asked)

@@ -104,10 +104,7 @@ class Extractor(ABC):
 
     def singular(self, count: int, what: str, score: str) -> dict[str, str]:
         """Return a warning where so few samples (`what`) make the covariance singular, {} elsewhere."""
-        if count >= self.fewest:
-            return {}
-        few = f"fewer than {self.fewest} {what}"
-        return {rulers.WARNING: f"{few}: the covariance is singular, and {score} is larger for that"}
+        return rulers.warning_of_few(count, self.fewest, what, score)
 
 
 def channels_first(pixels: Pixels, device: torch.device) -> Tensor:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import sys
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import pytest
 from PIL import Image
 
 from core.errors import UserError, WorkError
-from core.faults import failpoints
 from core.queue.config import QueueConfig
 from core.queue.shared_job import LEASES
 from data.media.formats import MediaError
 from tests.integration.tiny_run import finish
 from tests.models.public_models import save_dinov2, save_i3d
+from tests.tools.evaluate.evaluate_workers import start_worker
 from tests.tools.evaluate.test_job import write_samples
 from tools.evaluate import job as evaluate
 from tools.evaluate import real_samples
@@ -69,16 +67,6 @@ def alone(material: Path) -> bytes:
         evaluate.run(config(material, material / "alone"))
     assert {path.name for path in (material / "alone").iterdir()} == {"config.yaml", "scores.json"}
     return (material / "alone/scores.json").read_bytes()
-
-
-def start_worker(chosen: evaluate.Config, faults: str = "") -> BaseProcess:
-    def work() -> None:
-        failpoints.arm(faults)
-        evaluate.run(chosen)
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    return process
 
 
 @pytest.mark.multiprocess

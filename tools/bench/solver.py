@@ -17,7 +17,8 @@ from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import DEFAULTS, AdaptiveConfig, Denoise, Estimate, Level, Options
 from tools.bench.job import Config
 from tools.bench.rounds import Floor, Row, measure
-from tools.bench.schedulers import CLOSE, PEERS, REPEATS, SHAPE, ways
+from tools.bench.scheduler_peers import PEERS
+from tools.bench.schedulers import CLOSE, REPEATS, SHAPE, ways
 
 CHAIN: PathName = "ddpm_linear"
 MODES = (1, 4, 16, 64)  # Gaussians of the mixtures

@@ -19,17 +19,16 @@ from torch import Tensor, device
 
 from core.batch import Batch, in_numbers
 from core.config.settings import setting
-from core.distributed.ranks import World, on_every_rank
+from core.distributed.ranks import World
 from core.errors import UserError, WorkError, below
 from core.files import fingerprint
-from core.progress import Progress, counted, say
+from core.progress import counted, say
 from data.dataset.faults import Fault, attempt
 from data.dataset.index import Dataset, shard_starts
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
 from data.latent.assembly import rates_of_clips, used_buckets
 from data.latent.beside.views import standing_still
-from data.latent.normalising import LatentSums
 from data.latent.packs import Shape
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import RowTexts
@@ -37,6 +36,7 @@ from data.loading.loader import Wanted, latent_buckets, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PatchFeatures, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
+from data.loading.sources.measured import measured_sums
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
@@ -45,8 +45,6 @@ from data.order.fitting import fitting_lines
 from data.order.steps import LoaderConfig
 from data.order.usage import usage_lines
 from data.raw.decoding import decoding_identity, read_pixels
-
-ROUND = 256  # samples measured between two exchanges of ranks, so that none waits long for another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,25 +181,13 @@ class OnlineLatents:
         return self.moments(standing_still(in_numbers(batch.x)))[:, :1, :, -1:]
 
     def statistics(self, kept: Mapping[str, Any] | None, world: World) -> Mapping[str, Any]:
-        """Return the kept statistics, else measure samples, shared among the ranks (collective: all ranks).
-
-        Sums of samples are added in the order of their rows, so the number of ranks changes no bit.
-        """
+        """Return the kept statistics, else measure samples, each rank a share (collective: all ranks)."""
         if kept is not None:
             return kept
         rows = np.flatnonzero(self._column != NO_BUCKET)
         count = min(len(rows), self._config.statistics_samples)
         rows = rows[np.arange(count) * len(rows) // count] if count else rows
-        total: LatentSums | None = None
-        with Progress(count, "measure latents") as progress:
-            for start in range(0, count, ROUND):
-                part = rows[start : start + ROUND]
-                by_rank = on_every_rank(partial(self._sums_of, part[world.rank :: world.size]))
-                for place in range(len(part)):
-                    sums: LatentSums | None = by_rank[place % world.size][place // world.size]
-                    if sums is not None:
-                        total = sums if total is None else total + sums
-                progress.advance(len(part))
+        total = measured_sums(rows, self._latents, world)
         if total is None:
             raise WorkError(f"none of {counted(count, 'sample')} of {self._raw.folder} could be encoded")
         return total.statistics()
@@ -267,11 +253,6 @@ class OnlineLatents:
                 int((self._column == NO_BUCKET).sum()),
             ),
         )
-
-    def _sums_of(self, rows: np.ndarray) -> list[LatentSums | None]:
-        """Return the sums of each row's latents; None for one that cannot be decoded or is not finite."""
-        found = [self._latents(row) for row in rows.tolist()]
-        return [None if latents is None else LatentSums.of(latents) for latents in found]
 
     def _latents(self, row: int) -> np.ndarray | None:
         """Encode a sample to (1, M, C, T, H, W); None if it cannot be decoded or is not finite."""

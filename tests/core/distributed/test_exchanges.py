@@ -35,7 +35,10 @@ EXCHANGES = {
     ("core/preflight/check.py", "on_every_rank"): "the start of a submitted job: N x facts of a rank, 1 kB",
     ("core/run/early_end.py", "gather_objects"): "the end of a run on a signal: N x names of signals",
     ("core/train/corruption.py", "gather_objects"): "only where a check by MIN and MAX found a difference",
-    ("data/loading/sources/online.py", "on_every_rank"): "statistics before the first step: N x sums of rows",
+    (
+        "data/loading/sources/measured.py",
+        "on_every_rank",
+    ): "statistics before step 1: N x sums of rows",
     (
         "tools/preview/previews.py",
         "on_every_rank",

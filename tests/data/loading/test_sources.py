@@ -19,7 +19,7 @@ from core.errors import WorkError
 from core.files import write_text
 from data.dataset.index import Dataset
 from data.latent.normalising import LatentSums, Normaliser
-from data.loading.sources import online
+from data.loading.sources import measured as measuring
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.kinds import LatentSource, Loader
 from data.loading.sources.mixed import MixedLatents
@@ -208,8 +208,8 @@ def test_ranks_share_the_measuring_and_change_no_bit(
         monkeypatch.setattr(source, "_latents", lambda row: measured[number].append(row) or latents(row))
         results[number] = source.statistics(None, World(number, ranks, number, WORLD.device))
 
-    monkeypatch.setattr(online, "on_every_rank", exchange)
-    monkeypatch.setattr(online, "ROUND", round_size)
+    monkeypatch.setattr(measuring, "on_every_rank", exchange)
+    monkeypatch.setattr(measuring, "ROUND", round_size)
     results: list[Any] = [None] * ranks
     threads = [threading.Thread(target=measure, args=(number, results)) for number in range(ranks)]
     for thread in threads:

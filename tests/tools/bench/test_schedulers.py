@@ -11,7 +11,8 @@ from core.diffusion.paths.kinds import make_path
 from core.diffusion.solvers.kinds import KINDS
 from core.diffusion.solvers.levels import levels_at
 from tests.core.diffusion.test_passes import Counted
-from tools.bench.schedulers import CLOSE, PEERS, WITHOUT, Given, make_scheduler, ours, theirs, times_of, ways
+from tools.bench.scheduler_peers import PEERS, WITHOUT
+from tools.bench.schedulers import CLOSE, Given, make_scheduler, ours, theirs, times_of, ways
 
 pytest.importorskip("diffusers")
 SHAPE = (3, 4, 2, 5)  # no other tensor of a scheduler has it

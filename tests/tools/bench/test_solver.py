@@ -9,7 +9,7 @@ import pytest
 
 from core.diffusion.solvers.kinds import KINDS
 from launch import cli
-from tools.bench.schedulers import PEERS
+from tools.bench.scheduler_peers import PEERS
 from tools.bench.solver import COMPARED, PLAIN_GRIDS
 
 

@@ -13,7 +13,8 @@ from tools.sample.conditions import as_trained, require_trained
 from tools.sample.config import FilesConfig
 from tools.sample.files.kinds import ALL_IN_ONE, require_fitting
 from tools.sample.requests.asked import Asked, SampleSettings
-from tools.sample.requests.schedule import Form, Schedule, Size, by_requests, by_turns
+from tools.sample.requests.collecting import by_requests
+from tools.sample.requests.schedule import Form, Schedule, Size, by_turns
 
 if TYPE_CHECKING:
     from models.autoencoder.interface import AnyAutoencoder

@@ -5,7 +5,8 @@ from __future__ import annotations
 CLASS_AGREEMENT, CLIP_AGREEMENT = "class_agreement", "clip_agreement"
 FRECHET, PRECISION, RECALL, NEAREST, COPIES = "frechet", "precision", "recall", "nearest", "copies"
 FRECHET_HELDOUT, FRECHET_NOISE = "frechet_heldout", "frechet_noise"
-FID, SFID, KID, INCEPTION = "fid", "sfid", "kid", "inception_score"
+FID, SFID, KID = "fid", "sfid", "kid"
+INCEPTION, INCEPTION_SHUFFLED = "inception_score", "inception_score_shuffled"
 DENSITY, COVERAGE = "density", "coverage"
 FD_DINOV2, CMMD, FVD, CLIP_SCORE = "fd_dinov2", "cmmd", "fvd", "clip_score"
 MOTION, JERK = "motion_ratio", "jerk_ratio"
@@ -13,7 +14,10 @@ PSNR, SSIM, LPIPS, RFID = "psnr_db", "ssim", "lpips", "rfid"
 
 AGREEMENTS = (CLASS_AGREEMENT, CLIP_AGREEMENT)
 # Which way a score is better; those that are in neither have no such way, as the size of a set has none.
-LARGER_IS_BETTER = (INCEPTION, PRECISION, RECALL, DENSITY, COVERAGE, CLIP_SCORE, *AGREEMENTS, PSNR, SSIM)
+LARGER_IS_BETTER = (
+    *(INCEPTION, INCEPTION_SHUFFLED, PRECISION, RECALL, DENSITY, COVERAGE, CLIP_SCORE),
+    *(*AGREEMENTS, PSNR, SSIM),
+)
 _DISTANCES = (FID, SFID, RFID, FD_DINOV2, FVD)
 SMALLER_IS_BETTER = (
     *_DISTANCES,

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.special
 
 from core.errors import UserError
-from tools.evaluate.features.inception_score import inception_score
+from tools.evaluate.features import inception_score as inception_score_module
+from tools.evaluate.features.inception_score import inception_score, shuffled_inception_score
 from tools.evaluate.features.kernels import gaussian_mmd, kernel_distance, unbiased_mmd
 from tools.evaluate.features.neighbours import neighbours
-from tools.evaluate.jackknife import without_bias
+from tools.evaluate.jackknife import blocks_of, half_width, without_bias
 from tools.evaluate.measures import frechet, frechet_of, precision_recall
 from tools.evaluate.moments import Moments, Reference, read_reference
 
@@ -102,9 +104,7 @@ def test_scores_are_those_of_torch_fidelity() -> None:
     log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)  # one split, in float64
     p = np.exp(log_p)
     assert math.exp((p * (log_p - np.log(p.mean(0)))).sum(1).mean()) == pytest.approx(4.213767848082752)
-    assert inception_score(logits.astype(np.float32), 0, splits=1).value == pytest.approx(
-        4.213767848082752, rel=1e-6
-    )
+    assert inception_score(logits, 0).value == pytest.approx(4.213767848082752, rel=1e-6)
 
 
 def test_statistics_in_a_file_give_the_distance_of_adms_formulas(tmp_path: Path) -> None:
@@ -122,9 +122,42 @@ def test_statistics_in_a_file_give_the_distance_of_adms_formulas(tmp_path: Path)
 
 def test_inception_score_of_known_predictions() -> None:
     sure = np.repeat(50.0 * np.eye(4, dtype=np.float32), 30, 0)
-    assert inception_score(sure, 0, splits=1).value == pytest.approx(4)
+    assert inception_score(sure, 0).value == pytest.approx(4)
     same = np.zeros((120, 4), np.float32)
-    assert inception_score(same, 0).value == pytest.approx(1)
+    assert shuffled_inception_score(same, 0).value == pytest.approx(1)
+
+
+def test_the_inception_score_has_the_splits_of_adms_evaluator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ADM's formula again: means over splits of so many images in the order given, the last one shorter."""
+    monkeypatch.setattr(inception_score_module, "SPLIT", 100)
+    logits = 6 * drawn(1, 250)
+    p = scipy.special.softmax(logits, axis=1)
+    scores = []
+    for first in range(0, 250, 100):
+        part = p[first : first + 100]
+        scores.append(math.exp((part * (np.log(part) - np.log(part.mean(0, keepdims=True)))).sum(1).mean()))
+    found = inception_score(logits, seed=0)
+    assert found.value == pytest.approx(np.mean(scores), rel=1e-12)
+    assert found.deviation == pytest.approx(np.std(scores), rel=1e-12)
+    assert found.value != pytest.approx(inception_score(logits[::-1], seed=0).value, rel=1e-6)
+    monkeypatch.undo()
+    whole = math.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean())
+    few = inception_score(logits, seed=0)
+    assert few.value == pytest.approx(whole, rel=1e-12)
+    assert math.isnan(few.deviation)
+    assert found.value < inception_score(logits, seed=0).value  # fewer images a split
+
+
+def test_the_inception_score_without_a_block_is_that_of_the_other_images() -> None:
+    logits = 6 * drawn(2, 230)
+    block = blocks_of(230, seed=3)
+    without = [inception_score(logits[block != left_out], seed=3).value for left_out in range(10)]
+    assert inception_score(logits, seed=3).half_width == pytest.approx(half_width(without), rel=1e-9)
+
+
+def test_shuffled_splits_do_not_depend_on_classes_in_turns() -> None:
+    sure = np.repeat(50.0 * np.eye(4, dtype=np.float32), 30, 0)
+    assert shuffled_inception_score(sure, 0).value > 3
 
 
 def test_neighbours_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:

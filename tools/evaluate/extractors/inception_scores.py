@@ -35,14 +35,14 @@ from tools.evaluate.extractors.extractor import (
     neighbour_scores,
     spread_scores,
 )
-from tools.evaluate.features.inception_score import inception_score
+from tools.evaluate.features.inception_score import SPLIT, inception_score, shuffled_inception_score
 from tools.evaluate.features.kernels import kernel_distance
 from tools.evaluate.features.neighbours import LEAST_SAMPLES
 from tools.evaluate.moments import Moments, Reference, read_reference
 from tools.runs import score_names as names
 
 PUBLISHED = "6726825d"  # with which the hash of the published file begins, as its name says
-FORMULAS = 1  # version of the measures, in rulers
+FORMULAS = 2  # version of the measures, in rulers
 SPATIAL_WIDTH = inception.SPATIAL * 17 * 17
 LOGITS, SPATIAL = "logits", "spatial"
 
@@ -65,6 +65,7 @@ class InceptionScores(Extractor):
             "extractor_sha256": self.sha256,
             "precision": "float32",
             "resize": "bilinear to 299x299 as TensorFlow 1, no anti-aliasing",
+            "inception_split": SPLIT,
             "formulas": FORMULAS,
         }
 
@@ -137,7 +138,12 @@ def open_extractor(path: Path, device: torch.device) -> InceptionScores:
 
 
 def _against(made: Seen, reference: Reference, seed: int) -> dict[str, Any]:
+    logits = made.more[LOGITS]
+    if len(logits) > SPLIT and (rest := len(logits) % SPLIT):
+        cut = f"{len(logits)} images are not cut into splits of {SPLIT}: the last one has {rest}"
+        say(f"warning: {cut}, which counts as much in the Inception score and lowers it; take a multiple")
     return {
         **distance_scores(names.FID, made, reference, seed),
-        **spread_scores(names.INCEPTION, inception_score(made.more[LOGITS], seed)),
+        **spread_scores(names.INCEPTION, inception_score(logits, seed)),
+        **spread_scores(names.INCEPTION_SHUFFLED, shuffled_inception_score(logits, seed)),
     }

@@ -19,7 +19,7 @@ from tests.models.public_models import save_clip, save_dinov2, save_i3d
 from tests.tools.evaluate.test_job import write_samples
 from tools.evaluate import job as evaluate
 from tools.evaluate.extractors.extractor import Seen
-from tools.evaluate.extractors.inception_scores import SPATIAL, InceptionScores
+from tools.evaluate.extractors.inception_scores import LOGITS, SPATIAL, InceptionScores
 from tools.evaluate.moments import Moments
 from tools.shard import job as shard
 
@@ -123,13 +123,6 @@ def test_scores_of_neighbours_and_kernels_have_intervals_from_200_samples_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tools.evaluate.extractors.inception_scores._against", lambda *given: {})
-
-    def seen(seed: int, count: int) -> Seen:
-        features = np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
-        moments = Moments.empty(4)
-        moments.add(features)
-        return Seen(features, moments, {SPATIAL: Seen(features, moments)})
-
     extractor = InceptionScores(None, torch.device("cpu"), "")  # type: ignore[arg-type]
     found = extractor.scores(seen(1, 200), seen(2, 220), seed=0)
     for name in ("sfid", "kid", "precision", "recall", "density", "coverage"):
@@ -251,3 +244,25 @@ def test_fields_that_do_not_fit_are_refused(fields: dict[str, str], expected: st
     with pytest.raises(UserError) as refusal:
         evaluate.Config(source="s", output="o", **fields)  # type: ignore[arg-type]
     assert str(refusal.value).startswith(expected)
+
+
+def test_two_inception_scores_and_a_word_of_a_shorter_split(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extractor = InceptionScores(None, torch.device("cpu"), "")  # type: ignore[arg-type]
+    assert (extractor.ruler["inception_split"], extractor.ruler["formulas"]) == (5000, 2)
+    for module in ("features.inception_score", "extractors.inception_scores"):
+        monkeypatch.setattr(f"tools.evaluate.{module}.SPLIT", 100)
+    found = extractor.scores(seen(1, 200), seen(2, 220), seed=0)
+    assert 1 < found["inception_score"] != found["inception_score_shuffled"] > 1
+    assert 0 < found["inception_score_interval"] < 0.3
+    assert "split" not in capsys.readouterr().err
+    extractor.scores(seen(1, 230), seen(2, 220), seed=0)
+    assert "230 images are not cut into splits of 100: the last one has 30" in capsys.readouterr().err
+
+
+def seen(seed: int, count: int) -> Seen:
+    features = np.random.default_rng(seed).standard_normal((count, 4)).astype(np.float32)
+    moments = Moments.empty(4)
+    moments.add(features)
+    return Seen(features, moments, {SPATIAL: Seen(features, moments), LOGITS: features})

@@ -8,17 +8,18 @@
     longtake.train("my.yaml", trainer={"steps": 1000})
 
 Nothing heavy is imported before it is used. Mistakes raise `longtake.UserError`, failures
-`longtake.WorkError`.
+`longtake.WorkError`. `python -m longtake JOB ...` is the command line.
 """
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.cli import foreign_package
 
-if _foreign := foreign_package():
+if __name__ != "__main__" and (_foreign := foreign_package()):  # else the command line says it
     raise ImportError(f"longtake: {_foreign}")
 
 from core.errors import EndedEarly, UserError, WorkError
@@ -62,3 +63,7 @@ def do(job: str, *files: str | Path, **fields: Any) -> Path:
     from launch.python.doing import do as do_job
 
     return do_job(job, [Path(file) for file in files], fields)
+
+
+if __name__ == "__main__":
+    runpy.run_module("launch", run_name="__main__", alter_sys=True)

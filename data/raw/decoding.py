@@ -9,7 +9,7 @@ import numpy as np
 from core.errors import StorageError, UserError, WorkError
 from core.permutations import scrambled
 from data.dataset.schema import FOUND
-from data.media.colour import RULE, UNTAGGED_RULE
+from data.media.colour import RULE, UNTAGGED_RULE, ColourMode
 from data.media.film.geometry import MIRRORED
 from data.media.film.interlacing import Fields
 from data.media.film.measuring import VARIABLE
@@ -47,11 +47,26 @@ def read_pixels(
     in the centre.
     """
     data = sample_media(dataset, row, by_time=bool(clips.fps))
-    start = clip_start(dataset.media[row : row + 1], bucket.frames, clips, where)
-    frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
-    fields = Fields(int(dataset.media["fields"][row])) if clips.deinterlace == "auto" else Fields.WHOLE
-    pixels = decode_media(data, limits, frames, clips.fps or None, size, fields, dataset.colour)
+    media = dataset.media[row : row + 1]
+    pixels = pixels_of(data, media, bucket, clips, limits, where=where, colour=dataset.colour)
     return np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels
+
+
+def pixels_of(
+    data: bytes,
+    media: np.ndarray,
+    bucket: Bucket,
+    clips: BucketConfig,
+    limits: MediaLimits,
+    *,
+    where: float = 0.5,
+    colour: ColourMode = "convert",
+) -> np.ndarray:
+    """Do what `read_pixels` does with the bytes of a file.  media: (1,) MEDIA_DTYPE, its row."""
+    start = clip_start(media, bucket.frames, clips, where)
+    frames, size = (start, bucket.frames, clips.stride), (bucket.height, bucket.width)
+    fields = Fields(int(media["fields"][0])) if clips.deinterlace == "auto" else Fields.WHOLE
+    return decode_media(data, limits, frames, clips.fps or None, size, fields, colour)
 
 
 def decoding_identity(dataset: Dataset, clips: BucketConfig) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class Chain:
         """Return whether the commands of a stage can be told before the stages before it have run."""
         return True
 
+    def foresee(self) -> list[str]:
+        """Say what would be trained, as far as it does not stand in the commands."""
+        return []
+
     def at(self, name: str) -> Path:
         """Return a path inside the output."""
         return self.output / name

@@ -75,9 +75,11 @@ class Config:
 
 
 def plan(config: Config) -> list[str]:
-    """Name the stages; on the user's own folder, those after `shard` depend on what it finds."""
+    """Say what would be chosen for the user's own folder, and name the stages; there, what those after
+    `shard` are told depends on what it finds.
+    """
     chain = config.chain()
-    lines = []
+    lines = chain.foresee()
     for stage in chain.stages():
         known = chain.knows(stage)
         commands = [c.text() for c in stage.commands()] if known else ["depends on what `shard` finds"]

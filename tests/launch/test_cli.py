@@ -293,3 +293,17 @@ def test_a_job_of_one_process_is_not_run_by_several_tasks(
         f"longtake toy: by hand tasks=2: expected {expected}\n" if status else ""
     )
     assert bool(toy.ran) is (status == 0)
+
+
+@pytest.mark.parametrize("module", ["longtake", "launch"])
+def test_either_module_is_the_command_line(module: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "shard", "missing", "output=made"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("longtake shard: source=missing: expected an existing folder")

@@ -11,21 +11,26 @@ from typing import TypedDict
 
 import numpy as np
 
-from data.order.buckets import Bucket, BucketConfig, GroupConfig, available_frames, group_sizes, is_image
-from launch.demo.own.group_sizes import ENCODER_GROUP, TRAIN_GROUP, group_multiple
+from data.order.buckets import Bucket, BucketConfig, available_frames, is_image
 from launch.demo.own.shapes import choose_shapes
-from models.denoisers.dit import DiTConfig
+from launch.demo.own.step_times import (
+    Sizes,
+    Speed,
+    encoder_step,
+    latents_of,
+    network_of,
+    shares_of,
+    train_step,
+)
 from models.denoisers.network import train_flops
 
 RESOLUTIONS = (32, 48, 64, 96, 128, 192, 256)
 FRAMES = (17, 9, 5)
-COMPRESSION = 4  # of the autoencoder's space and time, as in configs/demo/train-autoencoder.yaml
 DENOISERS = ((128, 4, 2), (192, 6, 3), (256, 8, 4), (384, 12, 6))  # width, depth, heads
 SIMPLE = 64  # pixels up to which the smallest denoiser will do
 
 ENCODER_SHARE, TRAIN_SHARE, SAMPLE_SHARE = 0.40, 0.42, 0.08  # of the time; the rest encodes and scores
 STARTS_S = 60.0  # of the processes of all stages
-EFFICIENCY = 0.8  # a step also reads data, updates weights and averages
 ENCODER_STEPS, TRAIN_STEPS = 700, 1000  # fewer give nothing to look at
 BETTER_STEPS = 1500  # that a larger denoiser must still have
 MOST_ENCODER_STEPS = 6000
@@ -44,28 +49,6 @@ class Folder:
     texts: int = 0
     classes: int = 0
     spent_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What this machine does, all ranks together.
-
-    image_pixels, clip_pixels: pixels a second that the demo's autoencoder learns from, in images and clips.
-    flops: of training a denoiser, a second.  memory: bytes that a rank may take.  precision: it was measured
-    in, and is trained in.  image_read, clip_read: seconds that all cores together take to read a sample.
-    reads_beside: while the device trains.
-    """
-
-    image_pixels: float
-    clip_pixels: float
-    flops: float
-    memory: float
-    ranks: int
-    device: str = "cpu"
-    precision: str = "fp32"
-    image_read: float = 0.0
-    clip_read: float = 0.0
-    reads_beside: bool = False
 
 
 class Choice(TypedDict):
@@ -124,10 +107,10 @@ class _Trial:
 def _try(folder: Folder, speed: Speed, seconds: float, resolution: int, frames: int, fps: float) -> _Trial:
     clips = BucketConfig(fps=fps)
     shapes = choose_shapes(folder.media, frames, resolution, clips)
-    weights = _shares(folder.media, shapes)
-    encoder = _encoder_step(shapes, weights, speed)
+    weights = shares_of(shapes)
+    encoder = encoder_step(shapes, weights, speed)
     encoder_steps = min(MOST_ENCODER_STEPS, int(ENCODER_SHARE * seconds / encoder))
-    counts = {model: _train_step(model, shapes, weights, speed) for model in DENOISERS}
+    counts = {model: train_step(model, shapes, weights, speed) for model in DENOISERS}
     least = DENOISERS[0 if resolution <= SIMPLE else 1]
     steps = {model: int(TRAIN_SHARE * seconds / step) for model, (step, _) in counts.items()}
     model = max((m for m in DENOISERS if m > least and steps[m] >= BETTER_STEPS), default=least)
@@ -192,41 +175,8 @@ def _rate(media: np.ndarray, frames: int) -> float:
     return float(values[counts.argmax()]) if len(values) > 1 else 0.0
 
 
-def _shares(media: np.ndarray, shapes: Sequence[Bucket]) -> list[float]:
-    """Return each shape's share of the groups: images and clips evenly, within these evenly by shape."""
-    kinds = [shape.frames > 1 for shape in shapes]
-    return [1 / (len(set(kinds)) * kinds.count(kind)) for kind in kinds]
-
-
-def _encoder_step(shapes: Sequence[Bucket], weights: Sequence[float], speed: Speed) -> float:
-    """Return the seconds of a step of the autoencoder."""
-    pixels = [shape.frames * shape.height * shape.width for shape in shapes]
-    multiple = group_multiple(speed.ranks)
-    config = GroupConfig(group_size=ENCODER_GROUP, rank_multiple=multiple, cost_quadratic=0.0)
-    sizes = group_sizes([max(1, count // 256) for count in pixels], config)
-    learns = reads = 0.0
-    for n, count, w, shape in zip(sizes, pixels, weights, shapes, strict=True):
-        clip = shape.frames > 1
-        learns += n * count * w / (speed.clip_pixels if clip else speed.image_pixels)
-        reads += n * w * (speed.clip_read if clip else speed.image_read)
-    learns /= EFFICIENCY
-    return groups_of_step(shapes) * (max(learns, reads) if speed.reads_beside else learns + reads)
-
-
-def _train_step(
-    model: tuple[int, int, int], shapes: Sequence[Bucket], weights: Sequence[float], speed: Speed
-) -> tuple[float, float]:
-    """Return the seconds of a step of the denoiser, and its samples."""
-    config = GroupConfig(group_size=TRAIN_GROUP, rank_multiple=group_multiple(speed.ranks))
-    sizes = group_sizes([_network(model).tokens(_latents(shape)) for shape in shapes], config)
-    flops = [train_flops(_network(model), _latents(shape)) for shape in shapes]
-    groups = groups_of_step(shapes)
-    time = sum(n * f * w for n, f, w in zip(sizes, flops, weights, strict=True)) / speed.flops
-    return groups * time / EFFICIENCY, groups * sum(n * w for n, w in zip(sizes, weights, strict=True))
-
-
 def _counts(
-    model: tuple[int, int, int], shapes: Sequence[Bucket], speed: Speed, seconds: float, *, guided: bool
+    model: Sizes, shapes: Sequence[Bucket], speed: Speed, seconds: float, *, guided: bool
 ) -> tuple[int, int]:
     """Return how many images and clips there is time to generate: 16 to 200, and 4 to 12."""
     result = [0, 0]
@@ -236,22 +186,7 @@ def _counts(
             continue
         shape = max(s for s in shapes if (s.frames > 1) == clip)
         evaluations = EVALUATIONS * (2 if guided else 1)
-        one = evaluations * train_flops(_network(model), _latents(shape)) / 3 / speed.flops
+        one = evaluations * train_flops(network_of(model), latents_of(shape)) / 3 / speed.flops
         few, many = (4, 12) if clip else (16, 200)
         result[place] = int(np.clip(seconds / len(kinds) / one, few, many))
     return result[0], result[1]
-
-
-def groups_of_step(shapes: Sequence[Bucket]) -> int:
-    """Return the groups of a step: one of images, one of clips."""
-    return len({shape.frames > 1 for shape in shapes})
-
-
-def _network(model: tuple[int, int, int]) -> DiTConfig:
-    width, depth, heads = model
-    return DiTConfig(input_channels=4, patch=(1, 2, 2), width=width, depth=depth, heads=heads)
-
-
-def _latents(shape: Bucket) -> tuple[int, int, int]:
-    frames = 1 + (shape.frames - 1) // COMPRESSION
-    return frames, shape.height // COMPRESSION, shape.width // COMPRESSION

@@ -61,6 +61,22 @@ class OwnChain(Chain):
 
         return count_held_out(list_source(Path(self.source)), HELD_OUT) >= FEWEST_HELD_OUT
 
+    def foresee(self) -> list[str]:
+        """Say what was chosen for the folder in this output, or what would be now."""
+        from data.raw.ingest import list_source
+        from launch.demo.own.foresight import foresee
+        from launch.demo.own.settling import read_settled
+        from tools.shard.holding_out import part_of
+
+        settled = read_settled(self.output)
+        if settled is not None and settled["minutes"] == self.minutes:
+            return [*settled["said"], *settled["limits"]]
+        listing = list_source(Path(self.source))
+        if self._holds_out():
+            listing = part_of(listing, "train", HELD_OUT)
+        ranks = 1 if self.tiny else self.processes
+        return foresee(listing, self.minutes, ranks, tiny=self.tiny, text_encoder=self.text_encoder)
+
     def train_autoencoder(self) -> Sequence[Command]:
         choice, steps = self._choice(), self._choice()["encoder_steps"]
         fields = {

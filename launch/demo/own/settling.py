@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -11,9 +12,12 @@ from core.files import write_json
 from core.progress import say
 from core.reading import json_files
 from data.dataset.index import Dataset
+from data.media.formats import DEFAULT_LIMITS
 from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, is_image
-from launch.demo.own.choice import Choice, Folder, Speed, choose
+from data.raw.decoding import read_pixels
+from launch.demo.own.choice import Choice, Folder, choose
 from launch.demo.own.kept import CHOICE
+from launch.demo.own.step_times import Speed
 from launch.demo.own.telling import limits, tell
 from launch.demo.stage_records import read_record
 
@@ -50,14 +54,9 @@ def settle(output: Path, minutes: float, ranks: int, *, tiny: bool, text_encoder
     spent = sum(stage["seconds"] for stage in read_record(output, digits=False).stages.values())
     texts = int(manifest.extra.get("texts") or 0)
     folder = Folder(np.asarray(dataset.media), texts, len(manifest.classes), spent)
-    speed = SLOW if tiny else measure_speed(ranks, dataset)
-    choice = choose(folder, speed, minutes)
-    if tiny:
-        choice["encoder_steps"] = choice["train_steps"] = TINY_STEPS
-        choice["width"], choice["depth"], choice["heads"] = 32, 2, 2
-        choice["images"], choice["clips"] = (
-            min(n, TINY_SAMPLES) for n in (choice["images"], choice["clips"])
-        )
+    read = partial(read_pixels, dataset, limits=DEFAULT_LIMITS)
+    speed = SLOW if tiny else measure_speed(ranks, folder.media, read)
+    choice = chosen(folder, speed, minutes, tiny=tiny)
     said = tell(folder, choice, speed, minutes, text_encoder=text_encoder)
     settled = Settled(
         source=manifest.fingerprint,
@@ -69,6 +68,18 @@ def settle(output: Path, minutes: float, ranks: int, *, tiny: bool, text_encoder
     write_json(path, settled)
     for line in [*said, *settled["limits"]]:
         say(line)
+    return choice
+
+
+def chosen(folder: Folder, speed: Speed, minutes: float, *, tiny: bool) -> Choice:
+    """Return what is trained; of a tiny demo only the shapes follow from the folder."""
+    choice = choose(folder, speed, minutes)
+    if tiny:
+        choice["encoder_steps"] = choice["train_steps"] = TINY_STEPS
+        choice["width"], choice["depth"], choice["heads"] = 32, 2, 2
+        choice["images"], choice["clips"] = (
+            min(n, TINY_SAMPLES) for n in (choice["images"], choice["clips"])
+        )
     return choice
 
 

@@ -15,11 +15,10 @@ from core.config.loading import load
 from core.memory.free import USABLE, free_memory
 from core.progress import say, size
 from core.root import ROOT
-from data.dataset.index import Dataset
-from data.media.formats import DEFAULT_LIMITS, MediaError
+from data.media.formats import MediaError
 from data.order.buckets import Bucket, BucketConfig, available_frames, is_image
-from data.raw.decoding import read_pixels
-from launch.demo.own.choice import DENOISERS, Speed, precision_of
+from launch.demo.own.choice import DENOISERS, precision_of
+from launch.demo.own.step_times import Speed
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import example_inputs, train_flops
 from tools.train_autoencoder.config import Config as EncoderConfig
@@ -31,10 +30,15 @@ READ = (Bucket(1, SIDE, SIDE), Bucket(FRAMES, SIDE, SIDE))  # what samples are r
 SAMPLES = 24  # of either kind
 LATENT = (4, 1, 24, 24)  # the denoiser: of an image of 96 x 96 pixels
 
+Read = Callable[[int, Bucket, BucketConfig], object]
+"""Decodes a sample of the folder, by number, as pixels of a bucket; MediaError where it cannot be read."""
 
-def measure_speed(ranks: int, dataset: Dataset) -> Speed:
+
+def measure_speed(ranks: int, media: np.ndarray, read: Read) -> Speed:
     """Time training steps on one rank, and count on as many ranks at once as there are devices or cores; time
     how long some samples of the folder take to read.
+
+    media: (samples,) MEDIA_DTYPE.
     """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -54,23 +58,22 @@ def measure_speed(ranks: int, dataset: Dataset) -> Speed:
         f"and {clip / 1e6:.2f} of clips, the denoiser computes {flops / 1e9:.0f} GFLOP a second; a rank has "
         f"{size(memory)} of memory"
     )
-    image_read, clip_read = (seconds / environment.threads() for seconds in reading_s(dataset))
+    image_read, clip_read = (seconds / environment.threads() for seconds in reading_s(media, read))
     say(f"reading takes {1e3 * image_read:.3g} ms an image and {1e3 * clip_read:.3g} ms a clip, by all cores")
     precision = precision_of(device.type)
     return Speed(image, clip, flops, memory, ranks, name, precision, image_read, clip_read, on_gpu)
 
 
-def reading_s(dataset: Dataset) -> tuple[float, float]:
+def reading_s(media: np.ndarray, read: Read) -> tuple[float, float]:
     """Return the seconds of one core to read an image, and a clip: means of some samples; 0 without any."""
-    media, clips = np.asarray(dataset.media), BucketConfig()
-    found = []
+    clips, found = BucketConfig(), []
     for bucket, kind in zip(READ, (is_image(media), ~is_image(media)), strict=True):
         rows = np.flatnonzero(kind & (available_frames(media, clips) >= bucket.frames))
         chosen = np.random.default_rng(0).permutation(rows)[:SAMPLES]
         start = time.process_time()
         for row in chosen.tolist():
             with suppress(MediaError):  # set aside, with its reason, by the job that trains on it
-                read_pixels(dataset, row, bucket, clips, DEFAULT_LIMITS)
+                read(row, bucket, clips)
         found.append((time.process_time() - start) / max(1, len(chosen)))
     return found[0], found[1]
 

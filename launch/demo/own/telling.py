@@ -9,9 +9,10 @@ import numpy as np
 from core.progress import counted
 from data.order.buckets import Bucket, BucketConfig, assign, is_image
 from data.order.usage import usage_lines
-from launch.demo.own.choice import COMPRESSION, ENCODER_STEPS, TRAIN_STEPS, Choice, Folder, Speed
+from launch.demo.own.choice import ENCODER_STEPS, TRAIN_STEPS, Choice, Folder
 from launch.demo.own.kept import can_read_words
 from launch.demo.own.shapes import treatment
+from launch.demo.own.step_times import COMPRESSION, Speed
 
 
 def tell(folder: Folder, choice: Choice, speed: Speed, minutes: float, *, text_encoder: str) -> list[str]:

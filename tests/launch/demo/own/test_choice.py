@@ -11,7 +11,9 @@ from core.root import ROOT
 from data.dataset.schema import MEDIA_DTYPE
 from data.order.buckets import Bucket
 from launch.demo.own import choice as choosing
-from launch.demo.own.choice import DENOISERS, RESOLUTIONS, Choice, Folder, Speed, choose
+from launch.demo.own import step_times
+from launch.demo.own.choice import DENOISERS, RESOLUTIONS, Choice, Folder, choose
+from launch.demo.own.step_times import Speed
 
 TWO_CORES = Speed(image_pixels=4.5e5, clip_pixels=7e5, flops=1e11, memory=5e9, ranks=2)
 GPU = Speed(image_pixels=5e7, clip_pixels=5e7, flops=1e14, memory=1e11, ranks=1)
@@ -76,10 +78,10 @@ def test_more_time_never_gives_less(found: np.ndarray, speed: Speed) -> None:
 def test_the_steps_fit_the_time(minutes: float) -> None:
     row = chosen(BOTH, minutes)
     shapes = [Bucket(*shape) for shape in row["shapes"]]
-    weights = choosing._shares(BOTH, shapes)
-    encoder = row["encoder_steps"] * choosing._encoder_step(shapes, weights, TWO_CORES)
+    weights = step_times.shares_of(shapes)
+    encoder = row["encoder_steps"] * step_times.encoder_step(shapes, weights, TWO_CORES)
     model = (row["width"], row["depth"], row["heads"])
-    train = row["train_steps"] * choosing._train_step(model, shapes, weights, TWO_CORES)[0]
+    train = row["train_steps"] * step_times.train_step(model, shapes, weights, TWO_CORES)[0]
     left = 60 * minutes - 20 - choosing.STARTS_S
     assert 0.3 * left < encoder <= choosing.ENCODER_SHARE * left
     assert train <= choosing.TRAIN_SHARE * left

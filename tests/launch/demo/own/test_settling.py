@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from core.files import write_json
 from data.dataset.index import Dataset
+from data.media.formats import DEFAULT_LIMITS
 from data.media.images import encode_mp4, encode_png
+from data.raw.decoding import read_pixels
 from launch.demo.own import speed
 from launch.demo.own.settling import most_common, read_settled, settle
 from launch.demo.report import render
@@ -85,13 +88,11 @@ def test_captions_that_cannot_be_read_are_said_not_to_be_used(
     assert "captions: 8 are NOT used, since transformers is not installed" in capfd.readouterr().err
 
 
-def test_reading_is_timed_on_images_and_on_clips_that_are_long_enough(
-    output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_is_timed_on_images_and_on_clips_that_are_long_enough(output: Path) -> None:
     read: list[int] = []
     dataset = Dataset(output / "shards")
-    assert min(speed.reading_s(dataset)) > 0
-    monkeypatch.setattr(speed, "read_pixels", lambda dataset, row, *rest: read.append(row))
-    speed.reading_s(dataset)
-    frames = sorted(int(dataset.media["frames"][row]) for row in read)
+    media = np.asarray(dataset.media)
+    assert min(speed.reading_s(media, partial(read_pixels, dataset, limits=DEFAULT_LIMITS))) > 0
+    speed.reading_s(media, lambda row, *_: read.append(row))
+    frames = sorted(int(media["frames"][row]) for row in read)
     assert frames == [1] * 6 + [40]

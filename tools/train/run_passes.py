@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +16,13 @@ from core.batch import Batch
 from core.diffusion.alignment.aligned import Alignment
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.engine.config import EngineConfig
+from core.errors import UserError
 from core.memory.counting import Pass
 from core.memory.micro_batch import Measured
 from core.optim.groups import OptimizerConfig
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.steps import LoaderConfig
-from models.denoisers.network import DenoiserConfig
+from models.denoisers.network import DenoiserConfig, forward_macs
 from tools.runs.memory.run_memory import MemoryOfRun, Planned, groups_of
 from tools.train.alignment import feature_bytes
 from tools.train.denoiser_pass import Aligned, activations, denoiser_pass
@@ -52,6 +56,7 @@ def memory_of(
                 _passes(engine, model, objective, source, aligned),
                 _over_shapes(engine, model, objective, source, aligned) if is_latent else None,
                 feature_bytes(source.facts) if aligned and source.gives_latents else (),
+                _smaller(engine, model, objective, source, aligned),
             )
             for name, (source, loader) in sources.items()
             for aligned in [alignment if name == "train" else None]
@@ -95,6 +100,31 @@ def _over_shapes(
         return activations(model, engine, shape, _padded(source, model), device, aligned, objective)
 
     return count
+
+
+def _smaller(
+    engine: EngineConfig,
+    model: DenoiserConfig,
+    objective: ObjectiveConfig,
+    source: LatentSource,
+    alignment: Alignment | None,
+) -> Callable[[int, float], tuple[Pass, float] | None]:
+    """Return what makes a pass over latents of smaller sides, for a source that gives these."""
+
+    def smaller(bucket: int, most: float) -> tuple[Pass, float] | None:
+        channels, frames, height, width = source.facts.latent_shapes[bucket]
+        text = _padded(source, model)
+        for divisor in (2, 4, 8, 16):
+            shape = frames, height // divisor, width // divisor
+            if channels * math.prod(shape) > most or (height % divisor, width % divisor) != (0, 0):
+                continue
+            with suppress(UserError):  # a shape that the network cannot take
+                work = [forward_macs(model, each, text) for each in ((frames, height, width), shape)]
+                make = partial(denoiser_pass, engine, model, (1, channels, *shape), text, None, objective)
+                return make, work[0] / work[1]
+        return None
+
+    return smaller if source.gives_latents and alignment is None else lambda bucket, most: None
 
 
 def _padded(source: LatentSource, model: DenoiserConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -37,13 +38,30 @@ def memory_of(
         shape = (samples, PIXEL_CHANNELS, *loader.buckets[bucket])
         return lambda: _pass(model, objective, shape)
 
+    def smaller(bucket: int, most: float) -> tuple[Pass, float] | None:
+        """Return a pass over fewer pixels: convolutions do as much for each."""
+        frames, height, width = loader.buckets[bucket]
+        times = math.sqrt(PIXEL_CHANNELS * frames * height * width / most)
+        least = 2 * model.spatial_compression
+        sides = [max(least, side / times // least * least) for side in (height, width)]
+        shape = (1, PIXEL_CHANNELS, frames, *map(int, sides))
+        if math.prod(shape) > most:
+            return None
+        return lambda: _pass(model, objective, shape), height * width / math.prod(sides)
+
     return MemoryOfRun(
         engine=engine,
         groups=groups_of(model.build, optimizer),
         averages=len(ema.names),
         prefetch=prefetch,
         planned=[
-            Planned("train", loader.plan, [(PIXEL_CHANNELS, *bucket) for bucket in loader.buckets], passes)
+            Planned(
+                "train",
+                loader.plan,
+                [(PIXEL_CHANNELS, *bucket) for bucket in loader.buckets],
+                passes,
+                smaller=smaller,
+            )
         ],
     )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from core.distributed.ranks import World
 from tests.data.raw_datasets import make_raw
 from tests.tools.train_autoencoder.test_job import FIELDS
 from tools.runs import run_hours
+from tools.train_autoencoder import pixel_memory
 from tools.train_autoencoder.config import Config
 from tools.train_autoencoder.job import make_loader
 from tools.train_autoencoder.pixel_memory import memory_of
@@ -52,3 +56,21 @@ def test_a_pass_is_timed_and_nothing_too_large_is(memory, monkeypatch) -> None:
     monkeypatch.setattr(run_hours, "LONGEST", 1)
     monkeypatch.setattr(run_hours, "pass_seconds", lambda *_: 1 / 0)
     assert "hours: not timed" in run_hours.hours_line(memory, WORLD, 10, 0)
+
+
+def test_where_a_pass_is_too_long_one_over_fewer_pixels_counts_by_its_share(memory, monkeypatch) -> None:
+    """Seconds that grow with pixels give the same hours by smaller samples."""
+    planned, made = memory.planned[0], list[tuple[int, ...]]()
+    monkeypatch.setattr(pixel_memory, "_pass", lambda model, objective, shape: made.append(shape))
+
+    def by_pixels(make, *_) -> float:
+        make()
+        return 1e-4 * math.prod(made[-1])
+
+    monkeypatch.setattr(run_hours, "pass_seconds", by_pixels)
+    whole = run_hours.hours_line(memory, WORLD, 10, 0)
+    most = max(math.prod(shape) for shape in planned.shapes) / 4
+    monkeypatch.setattr(run_hours, "LONGEST", most * memory.numbers)
+    line = run_hours.hours_line(memory, WORLD, 10, 0)
+    assert line == re.sub("single samples", "samples of down to 1/4 of the work", whole)
+    assert math.prod(made[-1]) <= most

@@ -104,6 +104,8 @@ class Planned:
     passes: of the number of a bucket and of samples, a forward and backward pass.
     over_shapes: of the number of a bucket, its activations on a device where nothing is computed; None where
     passes are counted for that.  beside: bytes of a sample of each bucket that are loaded beside it; () none.
+    smaller: of the number of a bucket and the most numbers of a sample, a pass over a smaller sample, and how
+    many times that work one of the bucket is; None where there is none.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Planned:
     passes: Callable[[int, int], Pass]
     over_shapes: Callable[[int, torch.device], Measured] | None = None
     beside: Sequence[int] = ()
+    smaller: Callable[[int, float], tuple[Pass, float] | None] = lambda bucket, most: None
 
     @property
     def names(self) -> list[str]:

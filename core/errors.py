@@ -69,6 +69,10 @@ class StorageError(WorkError):
     """Storage stayed out of reach after every attempt: it says nothing of the data that lie there."""
 
 
+class RankFailed(WorkError):
+    """This rank failed at what ranks compute together, so that none of them can go on."""
+
+
 class PeerLost(RuntimeError):
     """Another rank has died or stands still; exit status PEER_LOST."""
 

@@ -46,7 +46,9 @@ def run_on_ranks(job: Job, config: Any) -> int:
         save(config, file)
         command = [sys.executable, "-P", "-m", "launch", job.name, str(file)]
         done = Path(config.output) / job.done
-        return start(command, config.processes, Path(folder), job.name, done, shares=job.shares)
+        together = getattr(config, "sequence_parallel", 1) > 1
+        known = config.processes, Path(folder), job.name, done
+        return start(command, *known, shares=job.shares, together=together)
 
 
 def start(
@@ -57,6 +59,7 @@ def start(
     done: Path | None = None,
     *,
     shares: bool = False,
+    together: bool = False,
 ) -> int:
     """Start `command` once per rank and wait; the first rank that fails ends the others and gives the status.
 
@@ -66,7 +69,8 @@ def start(
     folder: where ranks note who spoke first.  name: of the run, for the line that says why it ended.
     done: the file that the run writes last. A run that wrote it gives 0 however a rank ended, and one that
     did not is never called done.  shares: whether ranks share work through a folder, so that one that dies
-    ends no other; a refused config is refused for all.
+    ends no other; a refused config is refused for all.  together: whether they compute each sample together
+    all the same, so that one that is killed ends the others, which may wait for it.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
@@ -75,7 +79,7 @@ def start(
     with signals.answered_by(ranks):
         for rank in range(processes):
             ranks.start(command, _environment(rank, processes, store.port, folder))
-        code = _wait(ranks.started, name, shares=shares)
+        code = _wait(ranks.started, name, shares=shares, together=together)
         status = code if code >= 0 else 128 - code  # a signal gives 128 + its number, as in a shell
         return status if done is None else _by_marker(name, status, done, before)
 
@@ -150,10 +154,11 @@ class _Ranks:
             _signal_all(self.started, got)
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]], name: str, *, shares: bool) -> int:
+def _wait(ranks: list[subprocess.Popen[bytes]], name: str, *, shares: bool, together: bool) -> int:
     """Wait for all ranks; the first failure is told and ends the others. Give its code, or 0.
 
     shares: the others go on, and what one said itself goes before the code of one that was killed.
+    together: unless it was killed.
     """
     ended: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
     for number, rank in enumerate(ranks):
@@ -170,7 +175,7 @@ def _wait(ranks: list[subprocess.Popen[bytes]], name: str, *, shares: bool) -> i
             if code < 0:  # it could say nothing itself
                 ended_by = signal.Signals(-code).name
                 terminal.tell(f"longtake {name}: rank {number} was ended by {ended_by}")
-            go_on = go_on and code != REFUSED
+            go_on = go_on and code != REFUSED and not (together and code < 0)
             if not go_on and code == CONTINUABLE:  # all ranks have agreed on that, and end by themselves
                 deadline = time.monotonic() + GRACE_S
             elif not go_on:  # not SIGTERM: it asks a rank to go on until all is saved, which it cannot alone

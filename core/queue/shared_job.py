@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core import environment
 from core.distributed import ranks
-from core.errors import UserError, WorkError
+from core.errors import PeerLost, RankFailed, UserError, WorkError
 from core.progress import Progress, counted
 from core.queue import full_disk
 from core.queue.config import QueueConfig
@@ -153,7 +153,7 @@ class _Worker:
             config,
             list_done=self.done,
             is_done=lambda unit: job.is_made(unit) or job.is_finished(),
-            fatal=(DeviceError,),
+            fatal=(DeviceError, RankFailed, PeerLost),
         )
 
     def share(self) -> None:

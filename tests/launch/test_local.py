@@ -289,3 +289,19 @@ def test_ranks_that_share_work_outlive_one_another_but_a_refused_config(
     assert said == (
         "longtake job: rank 1 was ended by SIGKILL\n" if status < 0 else "longtake job: it failed\n"
     )
+
+
+@pytest.mark.multiprocess
+def test_a_rank_that_is_killed_ends_those_that_compute_with_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = """
+import os, signal, sys, time
+from pathlib import Path
+if os.environ["RANK"] == "0":
+    time.sleep(100)  # as in a collective
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", script]
+    assert local.start(command, 2, tmp_path, "job", shares=True, together=True) == 137
+    assert "rank 1 was ended by SIGKILL" in capfd.readouterr().err

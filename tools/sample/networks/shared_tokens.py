@@ -2,8 +2,9 @@
 
 The first rank is a worker like any other, and makes all draws. Whenever it calls a network it sends the input
 to the others, which hold the same weights and compute their share of the tokens. They need to know which
-networks these are, and end when the first rank is done. Where derivatives of an output will be asked for, all
-keep what they take, until the first rank has no more use of the output.
+networks these are, and end when the first rank is done, or when any has failed (`one_fate`). Where
+derivatives of an output will be asked for, all keep what they take, until the first rank has no more use of
+the output.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from torch import Tensor, nn
 
 from core.batch import Condition
 from core.checkpoint import exported
-from core.distributed import ranks
+from core.distributed import ranks, waiting
 from core.distributed.sequence import SequenceGroup, make_sequence_group
 from core.errors import UserError, WorkError
+from core.faults.failpoints import failpoint
 from core.run.ending import Ending
 from models.denoisers.network import Denoiser, DenoiserConfig
 from models.denoisers.skipping import numbers_of
 from models.precision import Precision, compute_repeatably
 from tools.runs.loaded_run import LoadedRun, open_run
+from tools.sample.networks.one_fate import Fate
 from tools.sample.networks.shared_derivatives import Derivable, Derived
 
 FIELD = "sequence_parallel"
+FAILPOINT = "sample.shared"  # of every rank, where the first has called a network
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,10 @@ class _Product:
 
 @dataclass
 class Leader:
-    """The first of the ranks that share tokens.  sequence: all of them."""
+    """The first of the ranks that share tokens.  sequence, fate: of all of them."""
 
     sequence: SequenceGroup
+    fate: Fate
     _derivable: int = 0  # outputs until now of which derivatives could be asked for
     _released: list[int] = field(default_factory=list)
 
@@ -87,13 +92,15 @@ class Leader:
             _Network(source, _checkpoint(source, run), run.weights, run.weights_sha256)
             for source, run in opened
         ]
-        ranks.broadcast_object(_Networks(tuple(each), precision))
+        with self.fate.shared():
+            ranks.broadcast_object(_Networks(tuple(each), precision))
         for number, (_, run) in enumerate(opened):
             self._share(number, run.model)
 
     def end(self) -> None:
         """Let the others end."""
-        ranks.broadcast_object(None)
+        with self.fate.shared():
+            ranks.broadcast_object(None)
 
     def _share(self, number: int, model: Denoiser) -> None:
         """Have every call of a network computed with the others."""
@@ -109,25 +116,29 @@ class Leader:
             for tensor in tensors:
                 if tensor is not None:
                     dist.broadcast(tensor.detach().contiguous(), src=0)
+            failpoint(FAILPOINT)
 
         def forward(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
             if not (torch.is_grad_enabled() and x.requires_grad):
-                call(x, time, condition)
-                output: Tensor = plain(x, time, condition)
+                with self.fate.shared():
+                    call(x, time, condition)
+                    output: Tensor = plain(x, time, condition)
                 return output
             self._derivable += 1
             asked = self._derivable
 
             def begin(x: Tensor) -> Derivable:
-                call(x, time, condition, asked)
-                found = Derivable.of(plain, x, time, condition, self.sequence)
+                with self.fate.shared():
+                    call(x, time, condition, asked)
+                    found = Derivable.of(plain, x, time, condition, self.sequence)
                 weakref.finalize(found, lambda: self._released.append(asked))
                 return found
 
             def product(found: Derivable, vector: Tensor) -> Tensor:
-                ranks.broadcast_object(_Product(asked))
-                dist.broadcast(vector := vector.contiguous(), src=0)
-                return found.product(vector)
+                with self.fate.shared():
+                    ranks.broadcast_object(_Product(asked))
+                    dist.broadcast(vector := vector.contiguous(), src=0)
+                    return found.product(vector)
 
             derived: Tensor = Derived.apply(x, begin, product)
             return derived
@@ -138,9 +149,11 @@ class Leader:
 def together(size: int, device: str, output: Path, lead: Callable[[Leader], None]) -> None:
     """Have the first of `size` ranks do `lead`, and the others compute with it (collective: all ranks).
 
-    UserError where there are not as many ranks.
+    UserError where there are not as many ranks. Where one fails, so do all: RankFailed there, PeerLost on the
+    others.
     """
     world = ranks.start(device, folder=output)
+    fate = Fate(waiting.store(), world.rank, world.size)
     try:
         if world.size != size:
             expected = f"the number of ranks, {world.size} (processes={size} starts so many here)"
@@ -148,13 +161,16 @@ def together(size: int, device: str, output: Path, lead: Callable[[Leader], None
         sequence = make_sequence_group(world, size)
         assert sequence is not None
         if world.rank == 0:
-            lead(leader := Leader(sequence))
-            leader.end()
+            with fate.told():
+                lead(leader := Leader(sequence, fate))
+                leader.end()
         else:
-            with Ending(speaks=False).catching():
+            with Ending(speaks=False).catching(), fate.shared():
                 _follow(world.device, sequence)
     finally:
-        ranks.stop(world)
+        with fate.leaving():
+            ranks.stop(world)
+        fate.close()
 
 
 def _checkpoint(source: str, run: LoadedRun) -> str:
@@ -187,6 +203,7 @@ def _follow(device: torch.device, sequence: SequenceGroup) -> None:
         tensors = [_received(kind, device) for kind in message.tensors]
         for number in message.released:
             del kept[number]
+        failpoint(FAILPOINT)
         model.blocks = nn.ModuleList(blocks[number] for number in message.blocks)
         (x, time), condition = tensors[:2], Condition(*tensors[2:])
         assert x is not None

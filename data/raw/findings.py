@@ -25,17 +25,19 @@ from data.raw.annotations.text_encoding import encoding_of, is_text
 from data.raw.rules import SourceRules
 
 # Files that may hold the captions of a whole source in a form that nothing here reads, by suffix and stem.
-TEXT_FILES = (*(".txt", ".json", ".yaml", ".yml", ".xml", ".toml"), *(".xlsx", ".ods", ".arrow", ".feather"))
+TEXT_FILES = (".txt", ".json", ".yaml", ".yml", ".xml", ".toml", ".arrow", ".feather")
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")  # tables for persons, whatever they are called
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
 CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
 A_TABLE = "a table as docs/datasets.md has it"
 WAYS = {
     **dict.fromkeys((".txt", ".lst"), "the suffix .csv or .tsv, and a first line such as path,text"),
-    **dict.fromkeys((".xlsx", ".ods"), "saving it as .csv"),
+    **dict.fromkeys(SHEETS, "saving it as .csv"),
+    **dict.fromkeys(ARCHIVES, "unpacking it"),
     **dict.fromkeys((".arrow", ".feather"), "writing it as .parquet"),
 }
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 MOST_SHOWN = 20  # damaged files in one message
 LOOKED_AT_FIELDS = 100  # samples whose fields are looked at
 
@@ -141,14 +143,16 @@ class Findings:
         """
         path = PurePosixPath(name)
         suffix = path.suffix.lower()
-        called = suffix in TEXT_FILES and CAPTIONS_FILE.search(path.stem.lower())
-        roles = listing_roles(begins()) if suffix in LISTINGS else set[MayMiss]()
-        if called:
+        named = CAPTIONS_FILE.search(path.stem.lower())
+        roles = listing_roles(begins(), suffix) if suffix in LISTINGS else set[MayMiss]()
+        if named and suffix in (*TEXT_FILES, *COMPRESSED, ".7z", ".rar"):
+            roles.add("text")
+        if suffix in SHEETS:
             roles.add("text")
         table = PurePosixPath(path.stem).suffix.lower() in TABLES
         if suffix in COMPRESSED and table:
             self.unread[name] = Unread(f"the file {name}", f"unpacking {name}", {*MAY_MISS})
-        elif name.lower().endswith(ARCHIVES):
+        elif not roles and name.lower().endswith(ARCHIVES):
             self.ignored["archive, not opened (unpack it to read it)"] += 1
         elif roles or (suffix in LISTINGS and split_in(path.stem)):
             self.unread[name] = Unread(f"the file {name}", WAYS.get(suffix, A_TABLE), roles)

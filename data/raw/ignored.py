@@ -12,6 +12,7 @@ FOLDERS = {
     *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # of network disks
 }
+TRAINERS = {"_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"}  # folders of ai-toolkit
 NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 # Files of a saved or uploaded Hugging Face dataset, and of archives.
 RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"}
@@ -30,6 +31,8 @@ def ignored_as(name: str) -> str:
     *folders, base = path.parts or ("",)
     if any(part.lower() in FOLDERS for part in folders) or base.lower() in NAMES:
         return "of the system"
+    if any(part.lower() in TRAINERS for part in folders):
+        return "of a trainer (controls, caches)"
     if any(part.startswith(".") and part != ".." for part in path.parts):
         return "hidden"
     suffix = path.suffix.lower()

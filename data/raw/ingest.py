@@ -33,6 +33,12 @@ from data.raw.walking import OUTSIDE, walk
 
 ACCEPTED = f"an existing folder, a table ({' '.join(GIVEN)}) or a .tar file"
 DEFAULT_RULES = SourceRules()
+_TAR = "write WebDataset tars, Parquet or files of them"
+UNREAD_FORMS = {  # files that hold whole datasets and are not read, by suffix
+    ".arrow": "write Parquet of Arrow files (dataset.to_parquet)",
+    **dict.fromkeys((".tfrecord", ".tfrecords", ".mdb", ".h5", ".hdf5", ".rec", ".mds", ".beton"), _TAR),
+    **dict.fromkeys((".npz", ".npy", ".pkl", ".pickle", ".mat"), "write pictures as PNG files of arrays"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         accepted = " ".join(sorted(READ_SUFFIXES))
         found = found_text(findings.ignored) or "nothing"
         hint = "; links=follow reads those behind links" if findings.ignored[OUTSIDE] else ""
-        hint += "; write Parquet of Arrow files (dataset.to_parquet)" if findings.ignored[".arrow"] else ""
+        hint += "".join(f"; {way}" for suffix, way in UNREAD_FORMS.items() if findings.ignored[suffix])
         if tree.nameless:
             raise tree.nameless[0]
         raise UserError(

@@ -13,7 +13,8 @@ from data.raw.annotations.several import Caption, CaptionError
 
 LONGEST_BYTES = 1 << 20  # largest caption file
 LARGEST_LABEL = 2**31 - 1
-_NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"[-+]?[0-9]*[.,]?[0-9]+([eE][-+]?[0-9]+)?")
+MARK = "\ufeff"  # a byte-order mark; tables that were joined have some within
 NOT_A_TEXT = "a word for nothing ('nan', 'None', ...) instead of a caption, taken as none"
 
 
@@ -45,6 +46,7 @@ def from_fields(
     (see `several`).
     Where bytes were not UTF-8 strings hold surrogates; the sample is refused then.
     """
+    fields = {n: v.strip(MARK) if isinstance(v, str) else v for n, v in fields.items()}
     found = by_role(fields, columns)
     notes = tuple(
         NOT_A_TEXT
@@ -97,10 +99,12 @@ def _path_in(name: str, value: Any) -> str:
 def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple[int, str]:
     """Return class number and name.
 
-    A number alone is the label, whatever its column; a word alone is the name.
+    A number alone is the label, whatever its column; a word alone is the name. Truth values are the words
+    `false` and `true`, as CSV has them.
     """
+    labels, names = _in_words(labels), _in_words(names)
     for _, value in names:
-        if not isinstance(value, str | int | float) or isinstance(value, bool):
+        if not isinstance(value, str | int | float):
             raise CaptionError(f"class is not a text but {type(value).__name__}")
     words = list(dict.fromkeys(str(value).strip() for _, value in names))
     if len(words) > 1:
@@ -123,14 +127,20 @@ def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple
     return -1, value.strip()
 
 
+def _in_words(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return [(name, str(value).lower() if isinstance(value, bool) else value) for name, value in found]
+
+
 def read_label(value: Any) -> int:
-    """Parse a class number, also `2.0`, `+2` or `2e0`.
+    """Parse a class number, also `2.0`, `2,0` (a decimal comma), `+2` or `2e0`.
 
     -1 for none. ValueError if it is not a whole number.
     """
     if is_nothing(value):
         return -1
     refused = ValueError(f"label {str(value)[:40]!r} is not a whole number")
+    if isinstance(value, str):
+        value = re.sub(r",0+\s*$", "", value)
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
         value = int(value) if len(value) < 40 else float(value)
     try:

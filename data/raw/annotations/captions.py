@@ -23,6 +23,7 @@ from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
 # Suffixes of files with a caption, the one that wins first; `caption.txt` counts as its last part.
 TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
 NO_CAPTIONS = "none"  # of `captions`
+SEVERAL_LINES = "caption file of several lines, taken as one caption"
 LABEL_UNUSED = "a label in .json that differs from .cls, not used"
 
 
@@ -121,6 +122,8 @@ def _chosen(
         return replace(annotation, notes=notes, unused=tuple(others))
     taken = captions or next(iter(filled), "")
     text = filled.get(taken, "")
+    if "\n" in text:
+        notes = (*notes, SEVERAL_LINES)
     unused = [suffix for suffix in filled if suffix != taken and filled[suffix] != text]
     unused += ["json"] if in_json - {text} else []
     return replace(annotation, text=text, notes=notes, unused=tuple(unused))
@@ -157,9 +160,19 @@ def _rank(suffix: str) -> tuple[int, int, str]:
 
 def json_object(text: str) -> dict[str, Any]:
     """Parse the fields of a sample; ValueError or RecursionError if they are no JSON object."""
-    fields = json.loads(text)
+    fields = json.loads(text, object_pairs_hook=without_repetition)
     if not isinstance(fields, dict):
         raise ValueError("JSON is not an object")
+    return fields
+
+
+def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a JSON object; ValueError where one is there twice: JSON would keep the last."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in fields if names.count(name) > 1)
+        raise ValueError(f"the field {twice[:40]!r} is there twice")
     return fields
 
 

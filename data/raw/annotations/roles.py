@@ -25,7 +25,7 @@ USUAL: dict[Role, tuple[str, ...]] = {
     "label": ("label",),
     "class": ("class", "class_name", "category", "cls"),
 }
-SPLIT = "split"
+MOST_LETTERS, MOST_COLUMNS = 60, 40  # of names of columns, shown
 JSON = "json"  # a column that holds objects with fields of their own, as of WebDataset samples
 # Texts that Python, pandas and databases write for a missing value.
 NOTHING = {"nan", "NaN", "NAN", "-nan", "<NA>", "#N/A", "N/A", "n/a", "None", "NULL", "null", r"\N"}
@@ -124,7 +124,8 @@ def is_nothing(value: Any) -> bool:
 def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig) -> None:
     """Raise UserError unless the table has a column for the path and every column that `columns` names."""
     names = list(names)
-    shown = ", ".join(name or "''" for name in names) or "none"
+    shown = ", ".join(name[:MOST_LETTERS] or "''" for name in names[:MOST_COLUMNS]) or "none"
+    shown += f" and {len(names) - MOST_COLUMNS} more" if len(names) > MOST_COLUMNS else ""
     for role, wanted in columns.given().items():
         for column in columns.texts if role == "text" else (wanted,):
             if plain(column) not in map(plain, names):

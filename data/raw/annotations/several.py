@@ -20,6 +20,9 @@ _KEYS, _NAMES = {"captionkey", "captionkeys"}, {"textnames", "captionnames"}
 _WEIGHTS = {"captionweights", "captionsweights", "textweights", "textsweights"}
 ABOUT = {"texts"} | _KEYS | _NAMES | _WEIGHTS  # plain names of fields that say something about captions
 MOST_CAPTIONS = 1000  # of a sample
+# Conversations, as LLaVA and as chat interfaces write them: fields of speaker and speech, and who describes.
+SPEECH = (("from", "value"), ("role", "content"))
+ANSWERING = {"gpt", "chatgpt", "assistant", "model", "bot"}
 STORED = ("texts", "text_names", "text_weights")  # fields of a raw sample's JSON
 
 
@@ -140,12 +143,28 @@ def _listed(field: str, value: Any) -> list[Caption]:
             for caption in _listed(field, text)
         ]
     if isinstance(value, list | tuple):
-        return [caption for part in value for caption in _listed(field, part)]
+        return [caption for part in value for caption in _listed(field, _said(field, part))]
     if is_nothing(value):
         return [Caption("")]
     if not isinstance(value, str):
         raise CaptionError(f"{field} is not a text but {type(value).__name__}")
     return [Caption(value)]
+
+
+def _said(field: str, part: Any) -> Any:
+    """Return the caption in a part of a list: itself, or what an assistant says in a conversation.
+
+    CaptionError for an object without a text: its fields may be numbers, times or names as well.
+    """
+    if not isinstance(part, Mapping) or any(role_of(name) == "text" for name in part):
+        return part
+    for speaker, speech in SPEECH:
+        if speaker in part and speech in part:
+            return part[speech] if str(part[speaker]).casefold() in ANSWERING else ""
+    if part.get("type") in ("image", "video", "image_url", "video_url"):
+        return ""
+    shown = ", ".join(map(str, list(part)[:6]))
+    raise CaptionError(f"{field} is a list of objects without a field `text`; they have: {shown}")
 
 
 def _adds(field: str, captions: list[Caption], listed: Mapping[str, list[Caption]]) -> bool:

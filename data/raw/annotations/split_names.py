@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-SPLITS = ("train", "training", "val", "validation", "valid", "dev", "test", "testing")
+SPLITS = (
+    *("train", "training", "trn", "val", "validation", "valid", "dev", "eval", "evaluation"),
+    *("test", "testing", "tst", "trainval", "restval", "holdout"),
+)
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})\d*", re.I)
 _FOLDER = re.compile(rf"(?:partial-)?(?:{'|'.join(SPLITS)})", re.I)  # what Hugging Face converted in part
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from core.run.folder import CONFIG
 from data.dataset.schema import INDEX, LEFT_OUT, MANIFEST, MEDIA, QUARANTINE
+from data.media.formats import MEDIA_SUFFIXES
 from data.raw.item import Item
 from data.raw.layouts.tree import Tree
 
@@ -14,6 +16,8 @@ from data.raw.layouts.tree import Tree
 ENDINGS = (".parquet", "_stats.json", ".json", ".idx", ".index", ".csv", ".tar.sha256", ".tar.md5")
 NAME = "beside tars or numbered folders, repeating them"
 MOST_SHOWN = 6  # folders in a line
+MASK = re.compile(r"(.+)-(?:mask|cond)label\.[a-z]+", re.I | re.S)  # OneTrainer's, beside their picture
+NUMBERED = re.compile(r"\d{5}/img\d{8}\.\w+")  # files as `dataset_tool` of StyleGAN and EDM calls them
 OWN = (MANIFEST, INDEX, MEDIA, LEFT_OUT, QUARANTINE, CONFIG)  # files of a raw dataset that is packed again
 
 
@@ -24,6 +28,7 @@ def read(tree: Tree) -> Iterable[Item]:
             if (companion := tar[:-4] + ending) in tree.left:
                 tree.take([companion])
                 tree.findings.ignored[NAME] += 1
+    _leave_masks(tree)
     folders = _folders_of_img2dataset(tree)
     if folders:
         tree.no_classes |= folders.keys()
@@ -34,11 +39,23 @@ def read(tree: Tree) -> Iterable[Item]:
         for files in folders.values():
             tree.take(files)
             tree.findings.ignored[NAME] += len(files)
+    media = [name for name in tree.left if name.lower().endswith(MEDIA_SUFFIXES)]
+    if media and all(map(NUMBERED.fullmatch, media)):
+        tree.no_classes |= {PurePosixPath(name).parts[0] for name in media}
+        tree.findings.said.append("folders as dataset_tool of StyleGAN and EDM numbers them are no classes")
     if _is_own(tree):
         own = [name for name in OWN if name in tree.left]
         tree.take(own)
         tree.findings.ignored[NAME] += len(own)
     return ()
+
+
+def _leave_masks(tree: Tree) -> None:
+    """Leave out OneTrainer's masks and conditions of pictures, `0-masklabel.png` beside `0.jpg`."""
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in tree.left}
+    for name in [name for name in tree.left if (match := MASK.fullmatch(name)) and match[1] in stems]:
+        tree.take([name])
+        tree.findings.ignored["mask or condition of OneTrainer"] += 1
 
 
 def _folders_of_img2dataset(tree: Tree) -> dict[str, list[str]]:

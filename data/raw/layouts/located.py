@@ -15,6 +15,9 @@ from data.raw.layouts.alike import OTHERWISE
 from data.raw.layouts.tree import BESIDE, Tree, file_item
 from data.raw.opening import LEAVES, is_within
 
+LONGEST_PATH = 4096  # Linux's PATH_MAX
+LONGEST_BASE = 300  # characters; names of files have at most 255
+BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # JPEG, PNG, GIF and WebP
 BACKSLASHES = "path with \\, read as /"
 ELSEWHERE = "is not there, and lies outside of the source; write it relative to the table"
 OUTSIDE = "file of a table outside of the table's folder"
@@ -22,6 +25,9 @@ OUTSIDE = "file of a table outside of the table's folder"
 
 def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]:
     """Return the sample of a row with a path, and the file's name in the source ("" if it lies outside)."""
+    if reason := _no_path(annotation.path):
+        annotation = replace(annotation, refused=annotation.refused or ("read", reason))
+        return file_item(table, printable(annotation.path[:40]), annotation, ""), ""
     folder = str(table.parent)
     text = _local(annotation.path, folder, str(tree.source))
     path = os.path.join(folder, text)
@@ -42,6 +48,27 @@ def located(tree: Tree, table: Path, annotation: Annotation) -> tuple[Item, str]
     return file_item(Path(path), shown, annotation, within), relative
 
 
+def place_of(tree: Tree, table: Path, text: str) -> str:
+    """Return the file of the source that a path in an unread column names, "" for none."""
+    folder = str(table.parent)
+    forward = _local(text, folder, str(tree.source)).replace("\\", "/")
+    for beside in (forward, *(f"{name}/{forward}" for name in BESIDE)):
+        if (name := _relative(os.path.join(folder, beside), str(tree.source))) in tree.left:
+            return name
+    found = [] if tree.given else tree.alike.find(_relative(folder, str(tree.source)), forward)
+    return found[0] if len(found) == 1 else ""
+
+
+def _no_path(text: str) -> str:
+    """Say why a text can be no path, "" where it can be one."""
+    long = len(text) > LONGEST_BASE or text.startswith(BASE64)
+    if text.startswith("data:") or (long and len(text) > 40 and re.fullmatch(r"[A-Za-z0-9+/=_\s-]+", text)):
+        return "the picture as base64, which is not read; write files, or Parquet with a column of bytes"
+    if text.startswith("{") and "'path'" in text:
+        return "an object of Python as text; dataset.to_parquet writes pictures that can be read"
+    return f"longer than {LONGEST_PATH} characters, and no path" if len(text) > LONGEST_PATH else ""
+
+
 def _local(text: str, folder: str, source: str) -> str:
     """Return the path in a `file:` URL; an absolute one in a relative source is relative."""
     if text.startswith("file://"):
@@ -59,6 +86,8 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
         return path, "a URL; fetch it first (img2dataset, video2dataset), then name the file"
     if text.startswith("~"):
         return path, "'~' is not expanded in tables; write the whole path, or one relative to the table"
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return path, "in single quotes, which belong to the name; CSV quotes with double ones"
     forward = text.replace("\\", "/")
     if forward != text and PureWindowsPath(text).drive:
         return path, "a path on a Windows drive, which is not here; write it relative to the table"
@@ -90,7 +119,8 @@ def _called_alike(tree: Tree, folder: str, path: str, text: str) -> tuple[str, s
     """Say which file of the source is called alike, and why none is taken if several are."""
     if tree.given or os.path.isabs(text) or ".." in text.split("/"):
         return path, ""
-    names = tree.alike.find(_relative(folder, str(tree.source)), text.removeprefix("./"))
+    wanted = text.removeprefix("./")
+    names = tree.alike.find(_relative(folder, str(tree.source)), wanted) or tree.alike.find("", wanted)
     if len(names) == 1:
         tree.findings.notes[OTHERWISE] += 1
         return os.path.join(tree.source, names[0]), ""

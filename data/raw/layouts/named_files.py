@@ -13,12 +13,13 @@ from pathlib import PurePosixPath
 
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.annotations.roles import JSON, SPLIT, plain, require_columns, role_of
-from data.raw.annotations.several import is_about_captions, is_caption_key
-from data.raw.annotations.split_names import is_split
+from data.raw.annotations.captions import carrier
+from data.raw.annotations.roles import JSON, plain, require_columns, role_of
+from data.raw.annotations.several import is_about_captions
 from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
-from data.raw.layouts.located import located
+from data.raw.layouts.beside import files_beside, with_beside
+from data.raw.layouts.located import located, place_of
 from data.raw.layouts.nameless import HEADER, note_nameless
 from data.raw.layouts.split_tables import left_out
 from data.raw.layouts.splits import chosen
@@ -27,6 +28,16 @@ from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS, open_table
 from data.raw.tables.row_annotation import annotation_of
 from data.raw.tables.rows import Embedded, Row, Table
+from data.raw.tables.table_columns import (
+    FAILED,
+    STATUS,
+    caption_columns,
+    columns_by_key,
+    files_in,
+    has_failed,
+    other_file_columns,
+    split_column,
+)
 
 
 def read(tree: Tree) -> Iterable[Item]:
@@ -34,11 +45,15 @@ def read(tree: Tree) -> Iterable[Item]:
 
     Takes the tables and the files they name.
     """
-    media = {str(PurePosixPath(n).with_suffix("")) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)}
+    files = [name for name in tree.left if name.lower().endswith(MEDIA_SUFFIXES)]
+    media = {str(PurePosixPath(name).with_suffix("")) for name in files}
     words = classes_by_name([name for name in tree.left if name.lower().endswith(".parquet")])
     nameless: set[str] = set()
     names = [name for name in tree.left if _may_be_table(name, () if tree.given else media)]
     others = left_out(tree, names)
+    rest = () if tree.given or not names else {*tree.left} - {*names}
+    if any(carrier(PurePosixPath(name).suffix[1:]) for name in rest):
+        tree.beside_tables = files_beside(tree, files)
     for name in names:
         if name not in tree.left:
             continue  # a table before it took it, as `videos.txt` does `prompts.txt`
@@ -51,6 +66,7 @@ def read(tree: Tree) -> Iterable[Item]:
                     nameless.add(name)
                     item = replace(item, class_name=words[name] if tree.rules.classes else "")
                 yield item
+    _leave_others(tree)
     if nameless and tree.rules.classes is None:
         tree.findings.said.append(not_taken("tables", (words[name] for name in nameless)))
 
@@ -106,43 +122,23 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
 
 def _note_columns(tree: Tree, table: Table, name: str) -> None:
     """Note the columns that are not read."""
-    read = {SPLIT, JSON, *map(plain, _named_by_key(table))}
+    read = {JSON, plain(split_column(table, tree.rules.columns)), *map(plain, columns_by_key(table))}
     for column in table.columns:
         unread = role_of(column, tree.rules.columns) is None and not is_about_captions(column)
         if unread and plain(column) not in read:
             tree.findings.add_column(name, column, [fields.get(column) for fields in table.head])
 
 
-def _named_by_key(table: Table) -> list[str]:
-    """Return the columns that a column `caption_key` names in the first rows."""
-    keys = [value for fields in table.head for name, value in fields.items() if is_caption_key(name)]
-    return [
-        key
-        for value in keys
-        for key in (value if isinstance(value, list) else [value])
-        if key in table.columns
-    ]
-
-
-def _caption_columns(table: Table) -> list[str]:
-    """Return columns that concern captions, and where one names the caption, all that may hold it."""
-    about = [name for name in table.columns if is_about_captions(name)]
-    if not any(map(is_caption_key, about)):
-        return about
-    held = {n for fields in table.head for n, v in fields.items() if isinstance(v, str | list | tuple | dict)}
-    return [name for name in table.columns if name in held or name in about]
-
-
 def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
     """Yield the samples of a table that names files; count those of splits that are not wanted."""
     columns = tree.rules.columns
-    split = next((c for c in table.columns if plain(c) == SPLIT and _are_splits(table, c)), None)
-    wanted = [c for c in table.columns if role_of(c, columns)] + ([split] if split else [])
-    wanted += [c for c in table.columns if plain(c) == JSON and c not in wanted]
-    wanted += [c for c in _caption_columns(table) if c not in wanted]
+    split, others = split_column(table, columns), other_file_columns(table, columns)
+    wanted = [c for c in table.columns if role_of(c, columns) or c in (split, STATUS) or plain(c) == JSON]
+    wanted += [c for c in (*caption_columns(table), *others) if c not in wanted]
     left_out: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     named: set[str] = set()
+    unwanted: set[str] = set()  # files of other splits, which are no samples for want of a row
     shown = PurePosixPath(name).name if tree.given else name
     if not table.head and next(table.rows(tuple(wanted)), None) is None:
         tree.findings.said.append(f"{name}: names columns and has no rows")
@@ -151,19 +147,25 @@ def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
             splits[part := str(row.fields.get(split))] += 1
             if tree.rules.splits and part not in tree.rules.splits:
                 left_out[part] += 1
+                unwanted.update(_places(tree, table, row))
                 continue
+        for column in others:
+            _note_others(tree, table, row, column)
         item = _row_item(tree, table, row, f"{shown}:{row.number}", named)
         if item is not None:
             yield item
     if split:
         chosen(tree, splits, "row")
         tree.findings.ignored.update({f"row of split {part}": count for part, count in left_out.items()})
-    tree.take(named)
+    tree.take(named | unwanted)
 
 
-def _are_splits(table: Table, column: str) -> bool:
-    values = [str(fields.get(column)) for fields in table.head]
-    return bool(values) and all(map(is_split, values))
+def _places(tree: Tree, table: Table, row: Row) -> Iterator[str]:
+    """Yield the files of the source that a row names as its path."""
+    for column, value in row.fields.items():
+        if role_of(column, tree.rules.columns) == "path":
+            for text in [value] if isinstance(value, str) else files_in(value):
+                yield place_of(tree, table.path, text)
 
 
 def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) -> Item | None:
@@ -182,17 +184,39 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
     if embedded is not None:
         return _embedded_item(tree, table, row, embedded, name)
     annotation = annotation_of(table, row, tree.rules.columns, with_path=True)
-    tree.note(annotation)
+    if not annotation.path and has_failed(row.fields):
+        tree.findings.ignored[FAILED] += 1
+        return None
     if not annotation.path:
-        refused = annotation.refused or ("list", "the row has no path")
+        tree.note(annotation)
+        missing = "picture" if table.pictures else "path"
+        refused = annotation.refused or ("list", f"the row has no {missing}")
         return Item(name, table.path, 0, 0, refused=refused)
     item, relative = located(tree, table.path, annotation)
+    annotation = with_beside(tree, relative, replace(annotation, refused=item.refused))
+    tree.note(annotation)
+    item = with_annotation(item, annotation)
     if relative in tree.left_out:
         tree.findings.ignored["row of a file of another split"] += 1
         return None
     _once(tree, table, row, item, relative, named)
-    named.add(relative)
+    named.add(relative or str(item.path))
     return item
+
+
+def _note_others(tree: Tree, table: Table, row: Row, column: str) -> None:
+    """Note the files of the source that an unread column names, such as controls and masks."""
+    for text in files_in(row.fields.get(column)):
+        if name := place_of(tree, table.path, text):
+            tree.named_otherwise.setdefault(name, column)
+
+
+def _leave_others(tree: Tree) -> None:
+    """Leave out files that tables name in unread columns alone: a control of a sample is no sample."""
+    for name, column in tree.named_otherwise.items():
+        if name in tree.left:
+            tree.take([name])
+            tree.findings.ignored[f"named by column {column!r} alone, which is not read"] += 1
 
 
 def _once(tree: Tree, table: Table, row: Row, item: Item, relative: str, named: set[str]) -> None:
@@ -200,7 +224,7 @@ def _once(tree: Tree, table: Table, row: Row, item: Item, relative: str, named: 
 
     Two tables of the same files would make each a sample twice, with what either says of it.
     """
-    if relative in named:
+    if (relative or str(item.path)) in named:
         tree.findings.notes["row of a file that a row before names too, each a sample"] += 1
     elif (
         len(tree.tables) > 1

@@ -31,7 +31,8 @@ class Tree:
     packed.  skip: folders at the front of every name that are no classes: splits, and `images` around all.
     tables: names of the tables that name samples of the source.  nameless: why others name none.
     no_classes: first-level folders that are parts of a dataset and no classes.
-    has_splits: whether something in the source is a split.
+    has_splits: whether something in the source is a split.  named_otherwise: {file: column of a table that
+    names it and has no role}.  beside_tables: files beside pictures, where tables name pictures.
     """
 
     source: Path
@@ -45,6 +46,8 @@ class Tree:
     nameless: list[UserError] = field(default_factory=list)
     no_classes: set[str] = field(default_factory=set)
     has_splits: bool = False
+    named_otherwise: dict[str, str] = field(default_factory=dict)
+    beside_tables: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @functools.cached_property
     def alike(self) -> Alike:

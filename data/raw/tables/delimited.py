@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from data.raw.opening import LONGEST_LINE, lines_of, open_within, opener_within
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+TABBED = (".tsv", ".tab")  # suffixes of tables whose fields are divided by tabs
 MOST_LINES = 5  # shown of those that are wrong
 
 
@@ -53,11 +54,28 @@ def read(path: Path, encoding: Encoding, within: str, *, one_by_one: bool = Fals
         return _rows(path, form, columns, one_by_one=one_by_one)
 
     head = tuple(row.fields for row in itertools.islice(_head(path, form, columns), HEAD))
-    usual = form.delimiter == ("\t" if path.suffix.lower() == ".tsv" else ",")
+    usual = form.delimiter == ("\t" if path.suffix.lower() in TABBED else ",")
     how = [] if usual else [f"fields divided by {DELIMITERS.get(form.delimiter, repr(form.delimiter))}"]
+    how += [f"{_shown(column)} in single quotes, which are kept" for column in _single_quoted(columns, head)]
     how += [] if form.encoding in ("utf-8", "utf-8-sig") else [f"text in {form.encoding}"]
     names = tuple(name.strip() for name in columns)
+    if all(map(_is_single_quoted, names)):
+        raise UserError(f"{path}: line 1: names of columns in single quotes; CSV quotes with double ones")
     return Table(path, names, rows, head, ", ".join(how), headless=_first_file(path, names))
+
+
+def _single_quoted(columns: tuple[str, ...], head: tuple[Mapping[str, str], ...]) -> list[str]:
+    """Return the columns all of whose first texts stand in single quotes, which CSV does not quote with."""
+    found = {name: [fields[name] for fields in head if fields.get(name)] for name in columns}
+    return [name for name, texts in found.items() if texts and all(map(_is_single_quoted, texts))]
+
+
+def _is_single_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] == text[-1] == "'"
+
+
+def _shown(column: str) -> str:
+    return f"texts of column {column.strip()!r}"
 
 
 def _first_file(path: Path, names: tuple[str, ...]) -> str:
@@ -89,7 +107,7 @@ def _form(path: Path, encoding: Encoding, within: str) -> _Form:
 
 def _delimiter(path: Path, header: str) -> str:
     """Return the delimiter that makes a path column of the header; else the one that makes most columns."""
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    usual = "\t" if path.suffix.lower() in TABBED else ","
     candidates = sorted(DELIMITERS, key=lambda delimiter: delimiter != usual)
     columns = {delimiter: next(csv.reader([header], delimiter=delimiter), []) for delimiter in candidates}
     with_path = [
@@ -115,6 +133,11 @@ def _lines(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
                 began = reader.line_num + 1
         except csv.Error as error:
             line = began + form.declared
+            if "field limit" in str(error):
+                raise UserError(
+                    f"{path}: line {line}: a field has more than {csv.field_size_limit()} characters; "
+                    "pictures as base64 are not read: write files, or Parquet with a column of bytes"
+                ) from None
             raise UserError(
                 f"{path}: line {line}: {error}; a quote opens or ends in the wrong place (a text with quotes "
                 'or delimiters is written "...", with "" for each quote in it)'

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.captions import without_repetition
 from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
 from data.raw.opening import lines_of, open_within, opener_within, read_within
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
@@ -45,12 +46,13 @@ def read_whole(path: Path, encoding: Encoding, within: str) -> Table | None:
     data = read_within(path, within)
     name = encoding_of(data, encoding)
     try:
-        content = json.loads(data.decode(name))
+        content = json.loads(data.decode(name), object_pairs_hook=without_repetition)
     except UnicodeDecodeError as error:
         hint = "; encoding=latin-1 or cp1252 reads it" if name == "utf-8" else ""
         raise UserError(f"{path}: not text in {name} (byte {error.start}){hint}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable JSON in {name}: {error}") from None
+        hint = "; objects line by line are called .jsonl" if "Extra data" in str(error) else ""
+        raise UserError(f"{path}: not readable JSON in {name}: {error}{hint}") from None
     del data
     if isinstance(content, dict):
         content = _by_file(content)
@@ -75,7 +77,7 @@ def _table(path: Path, rows: Any, how: str) -> Table:
 
 def _row(number: int, line: str, place: int) -> Row:
     try:
-        fields = json.loads(line, object_pairs_hook=_without_repetition)
+        fields = json.loads(line, object_pairs_hook=without_repetition)
         if not isinstance(fields, dict):
             raise ValueError("not a JSON object")
     except (ValueError, RecursionError) as error:
@@ -83,22 +85,28 @@ def _row(number: int, line: str, place: int) -> Row:
     return Row(number, fields, line=place)
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is there twice")
-    return fields
-
-
 def _by_file(content: dict[str, Any]) -> list[dict[str, Any]] | None:
     """Return rows of an object {file: caption} or {file: {fields}}; None if its keys are no media files.
 
-    kohya writes names without suffix; there the fields tell.
+    kohya writes names without suffix; there the fields tell. StyleGAN and EDM write
+    {"labels": [[file, number], ...]}.
     """
+    if list(content) == ["labels"] and _are_pairs(content["labels"]):
+        return [{"path": name, "label": label} for name, label in content["labels"]]
     by_stem = all(isinstance(value, dict) and KOHYA & value.keys() for value in content.values())
-    if not content or not (by_stem or all(name.lower().endswith(MEDIA_SUFFIXES) for name in content)):
+    by_name = all(
+        name.lower().endswith(MEDIA_SUFFIXES) and isinstance(value, str | list | dict)
+        for name, value in content.items()
+    )
+    if not content or not (by_stem or by_name):
         return None
     return [
         {**({"text": value} if not isinstance(value, dict) else value), "path": name}
         for name, value in content.items()
     ]
+
+
+def _are_pairs(value: Any) -> bool:
+    """Return whether a value lists names of files, each with something else."""
+    pairs = value if isinstance(value, list) else []
+    return bool(pairs) and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) for p in pairs)

@@ -13,12 +13,15 @@ from data.raw.tables.rows import Table
 READERS: Mapping[str, Callable[[Path, Encoding, str], Table | None]] = {
     ".csv": delimited.read,
     ".tsv": delimited.read,
+    ".tab": delimited.read,
     ".jsonl": json_rows.read_lines,
+    ".ndjson": json_rows.read_lines,
     ".json": json_rows.read_whole,
     ".parquet": parquet_rows.read,
     ".txt": line_pairs.read,
 }
-GIVEN = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # suffixes of a source that is a table
+# suffixes of a source that is a table
+GIVEN = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
 def open_table(path: Path, encoding: Encoding, within: str) -> Table | None:

@@ -83,7 +83,8 @@ def test_folder_without_readable_file(tmp_path: Path) -> None:
 def test_a_file_that_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"expected an existing folder, a table \(.csv .tsv .jsonl .json .parquet\)"
+        UserError,
+        match=r"expected an existing folder, a table \(.csv .tsv .tab .jsonl .ndjson .json .parquet\)",
     ):
         list_source(tmp_path / "a.xlsx")
 

@@ -121,7 +121,7 @@ def test_files_that_may_hold_the_captions_are_refused_by_name(
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("dataset.json", '{"labels": [["0.png", 3]]}'), ("val.txt", "0.png 3\n"), ("val.lst", "0 3 0.png\n")],
+    [("dataset.json", '{"labels": {"0.png": 3}}'), ("val.txt", "0.png 3\n"), ("val.lst", "0 3 0.png\n")],
 )
 def test_files_that_may_hold_the_labels_are_refused_by_name(tmp_path: Path, name: str, content: str) -> None:
     files = {**pictures("0.png"), name: content}

@@ -34,7 +34,10 @@ def test_a_parquet_picture_may_be_a_file_by_its_path(tmp_path: Path) -> None:
         listing = list_source(table)
         assert [(i.text, i.refused) for i in listing.items] == [("a", None), ("b", None)][: len(column)]
         assert all(item.read(MediaLimits()) == PNG for item in listing.items)
-    for row, reason in ({"bytes": None, "path": None}, "the row has no path"), (None, "the row has no path"):
+    for row, reason in (
+        ({"bytes": None, "path": None}, "the row has no picture"),
+        (None, "the row has no picture"),
+    ):
         table = parquet(tmp_path / "empty.parquet", {"image": [both[1], row]})
         assert [i.refused for i in list_source(table).items] == [None, ("list", reason)]
     table = parquet(tmp_path / "gone.parquet", {"image": [{"bytes": None, "path": "no.png"}]})
@@ -160,7 +163,7 @@ def test_pictures_in_a_column_of_another_name_are_never_passed_over(tmp_path: Pa
         (table.parent / "0.png").unlink()
         listing = list_source(table.parent, SourceRules(columns=ColumnsConfig(path="img")))
         assert [(i.label, i.refused) for i in listing.items] == [
-            (-1, ("list", "the row has no path")),
+            (-1, ("list", "the row has no picture")),
             (0, None),
         ]
     parquet(tmp_path / "vectors" / "a.parquet", {"key": ["0"], "vector": [b"\x01\x02"]})

@@ -224,7 +224,7 @@ def test_json_lines_with_a_mark_nan_and_repeated_fields(folder: Path) -> None:
     ]
     listing = listed(folder, "t.jsonl", "\ufeff" + "\n".join(lines))
     assert [(item.text, item.label) for item in listing.items] == [("", 2), ("", -1), ("c", -1)]
-    assert listing.items[1].refused == ("list", "bad row: a field is there twice")
+    assert listing.items[1].refused == ("list", "bad row: the field 'text' is there twice")
 
 
 def test_a_path_that_no_file_can_have_sets_its_row_aside(folder: Path) -> None:

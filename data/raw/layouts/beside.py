@@ -1,0 +1,124 @@
+"""Files beside a picture that hold its caption or label: `0.txt`, `0.info.json`, `captions/0.txt`."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from data.media.formats import MEDIA_SUFFIXES
+from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
+from data.raw.annotations.captions import carrier, combined, reads
+from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree
+
+Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
+
+CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts", "prompt", "txt")
+"""Folders whose files are called as pictures elsewhere are: `captions/0.txt` of `images/0.png`."""
+TABLE_FIRST = "caption or label beside a file, not used: a table says another"
+
+
+def with_beside(tree: Tree, name: str, annotation: Annotation) -> Annotation:
+    """Return what a row of a table says of a file, and what the row leaves open from files beside that one.
+
+    name: of the file in the source, "" for one outside.
+    """
+    files = files_of(name, tree.beside_tables) if name and tree.beside_tables else {}
+    files = {suffix: file for suffix, file in files.items() if reads(suffix, tree.rules.captions)}
+    if not files or annotation.refused:
+        return annotation
+    tree.take(files.values())
+    found = read_beside(tree, files)
+    has_label = annotation.label >= 0 or annotation.class_name
+    if found.refused:
+        said = f"file beside a picture that a table describes, not used: {found.refused[1]}"
+        refused = None if annotation.text else found.refused
+        return replace(
+            annotation, refused=refused, notes=(*annotation.notes, *([said] if annotation.text else []))
+        )
+    theirs = (found.label, found.class_name)
+    other_text = annotation.text and found.text not in ("", annotation.text)
+    if other_text or (has_label and theirs not in ((-1, ""), (annotation.label, annotation.class_name))):
+        annotation = replace(annotation, notes=(*annotation.notes, TABLE_FIRST))
+    if not annotation.text:
+        annotation = replace(annotation, text=found.text, captions=found.captions, unused=found.unused)
+    if not has_label:
+        annotation = replace(annotation, label=found.label, class_name=found.class_name)
+    return replace(annotation, notes=(*annotation.notes, *found.notes), unread=found.unread)
+
+
+def files_beside(tree: Tree, media: Iterable[str]) -> Beside:
+    """Return the files beside each picture, by its name with and without suffix: `0.txt`, `0.caption.txt`."""
+    owners = {
+        _composed(owner) for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))
+    }
+    found: Beside = defaultdict(dict)
+    found.update(_in_caption_folders(tree, media))
+    for name in tree.left:
+        if name.lower().endswith((*MEDIA_SUFFIXES, ".tar")):
+            continue
+        folder, slash, base = name.rpartition("/")
+        at = len(base)
+        while (at := base.rfind(".", 1, at)) > 0:
+            owner = _composed(f"{folder}{slash}{base[:at]}")
+            if owner in owners:
+                found[owner][base[at + 1 :].lower()] = name
+                break
+    return found
+
+
+def _in_caption_folders(tree: Tree, media: Iterable[str]) -> Beside:
+    """Return the captions that lie in a folder of their own, of the one picture each is called after."""
+    files = {
+        name: key
+        for name in tree.left
+        if carrier(PurePosixPath(name).suffix[1:]) == "text" and (key := _apart(name, CAPTION_FOLDERS))
+    }
+    if not files:
+        return {}
+    called: dict[str, list[str]] = defaultdict(list)
+    for name in media:
+        stem = _composed(str(PurePosixPath(name).with_suffix("")))
+        called[_apart(name, KINDS_OF_MEDIA) or stem].append(stem)
+    return {
+        called[key][0]: {PurePosixPath(name).suffix[1:].lower(): name}
+        for name, key in files.items()
+        if len(called.get(key, ())) == 1
+    }
+
+
+def _apart(name: str, folders: Sequence[str]) -> str:
+    """Return a file's name without suffix and without the first of its folders that is one of these.
+
+    "" if none is.
+    """
+    *parts, base = PurePosixPath(_composed(name)).with_suffix("").parts
+    at = next((at for at, part in enumerate(parts) if part.lower() in folders), None)
+    return "" if at is None else "/".join([*parts[:at], *parts[at + 1 :], base])
+
+
+def files_of(name: str, beside: Beside) -> dict[str, str]:
+    """Return {suffix: file} of the files that say something about a picture."""
+    stem = str(PurePosixPath(name).with_suffix(""))
+    return {**beside.get(_composed(name), {}), **beside.get(_composed(stem), {})}
+
+
+def _composed(name: str) -> str:
+    """Return a name in Unicode's NFC, since files that belong together may come from different systems."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def read_beside(tree: Tree, files: dict[str, str]) -> Annotation:
+    """Read the files that say something about a picture; what is wrong with one refuses the sample."""
+    contents = {}
+    for suffix, file_name in files.items():
+        if not reads(suffix, tree.rules.captions):
+            continue
+        try:
+            with open(tree.source / file_name, "rb", opener=tree.opener(file_name)) as file:
+                contents[suffix] = file.read(LONGEST_BYTES + 1)
+        except OSError as error:
+            return Annotation(refused=("caption", f"{file_name}: {error.strerror}"))
+    return combined(contents, tree.rules.columns, tree.rules.captions, tree.rules.encoding)

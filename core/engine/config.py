@@ -9,6 +9,7 @@ from core.config.settings import setting
 from core.distributed.ranks import TIMEOUT_S
 from core.errors import UserError
 
+Policy = Literal["none", "selective", "every_k", "full"]  # of activation checkpointing
 FP32_RANKS = 64  # from which on gradients are added up in fp32
 
 
@@ -71,7 +72,7 @@ class EngineConfig:
         low=1,
         role="work",
     )
-    activation_checkpointing: Literal["none", "selective", "every_k", "full"] = setting(
+    activation_checkpointing: Policy = setting(
         "none",
         "what the backward pass computes again instead of keeping: nothing; all of a block but its matmuls "
         "and attention; every k-th block; every block",

@@ -118,9 +118,13 @@ def forward_macs(config: DenoiserConfig, shape: Grid, text_tokens: int = 0) -> i
     return sum(config.macs_by_part(shape, text_tokens).values())
 
 
-def train_flops(config: DenoiserConfig, shape: Grid, text_tokens: int = 0) -> int:
-    """Count the FLOPs of forward and backward of one sample: 2 per MAC, backward twice forward."""
-    return 6 * forward_macs(config, shape, text_tokens)
+def train_flops(config: DenoiserConfig, shape: Grid, text_tokens: int = 0, *, passes: int = 3) -> int:
+    """Count the FLOPs of training on one sample: 2 per MAC.
+
+    passes: of the objective, its arithmetic in forward passes (`ObjectiveConfig.passes`); 3 is a forward pass
+    and its backward pass, which is twice as much.
+    """
+    return 2 * passes * forward_macs(config, shape, text_tokens)
 
 
 def output_channels(config: DenoiserConfig) -> int:

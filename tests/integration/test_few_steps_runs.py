@@ -43,14 +43,15 @@ def kill_and_continue(cache: Path, run: Path, *fields: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "stage"),
     [
-        (JVP, 2),
-        pytest.param(JVP, 0, marks=pytest.mark.full),
+        (JVP, "auto"),
         pytest.param(JVP, 1, marks=pytest.mark.full),
+        pytest.param(JVP, 2, marks=pytest.mark.full),
+        pytest.param((*JVP, "engine.kind=fsdp2"), "auto", marks=pytest.mark.full),
         pytest.param(DIFFERENCE, 3, marks=pytest.mark.full),
     ],
 )
 def test_a_mean_flow_is_continued_to_the_bit(
-    cache: Path, tmp_path: Path, fields: tuple[str, ...], stage: int
+    cache: Path, tmp_path: Path, fields: tuple[str, ...], stage: int | str
 ) -> None:
     ranked = (*fields, f"engine.zero_stage={stage}", "processes=2")
     whole, killed = tmp_path / "whole", tmp_path / "killed"

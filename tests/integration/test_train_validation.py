@@ -104,6 +104,6 @@ def test_work_is_counted_by_sample(cache: Path, tmp_path: Path) -> None:
     batch = loader.load(0)[0]
     frames, rows, columns = batch.x.shape[-3:]
     model = settings.model
-    tokens, flops = Workload(model, source.latent_grid).of(batch)
+    tokens, flops = Workload(model, source.latent_grid, passes=3).of(batch)
     assert flops == len(batch) * train_flops(model, (frames, rows, columns))
     assert tokens == len(batch) * frames * (rows // model.patch[1]) * (columns // model.patch[2])

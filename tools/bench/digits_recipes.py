@@ -36,7 +36,6 @@ RECIPES = ROOT / "configs" / "train"
 TABLE = "table"
 PAGE, NUMBERS = ROOT / "docs" / "method.md", ROOT / "docs" / "benchmarks" / "digits_recipes.json"
 IMAGE, CLIP = (1, 8, 8), (5, 8, 8)  # latents
-PASSES = {"mean_flow": 5}  # of a step, forward passes' worth: 3, and 2 for the derivative along the flow
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ def cost(recipe: str, fields: Sequence[str] = ()) -> float:
         share = data.group_size * tokens(IMAGE) / tokens(CLIP) / data.rank_multiple
         counts[CLIP] = max(1, round(share + 0.3)) * data.rank_multiple
     of_step = sum(count * sum(config.model.macs_by_part(shape).values()) for shape, count in counts.items())
-    return float(of_step * config.trainer.steps * PASSES.get(recipe, 3))
+    return float(of_step * config.trainer.steps * config.objective.passes)
 
 
 def _do(*words: str) -> None:

@@ -17,7 +17,7 @@ from core.memory.state import ParameterGroup, checkpoint_bytes
 from core.metrics.devices import Device, by_driver, by_name
 from core.optim.groups import OptimizerConfig
 from core.train.config import TrainerConfig
-from models.denoisers.network import DenoiserConfig, count_parameters
+from models.denoisers.network import DenoiserConfig, count_parameters, forward_macs
 from tools.plan import figures, memory, step_time, traffic
 from tools.plan.config import PlanConfig
 from tools.plan.measuring.measure import Measurement
@@ -129,7 +129,7 @@ def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None)
     known["memory"] = device.memory if device else 0
     auto = replace(engine, micro_batch="auto")
     another = memory.of_another_kind(auto)
-    for policy in memory.POLICIES if device else (asked,):
+    for policy in memory.policies(engine, work.objective) if device else (asked,):
         counted[policy] = memory.activations(run.model, engine, work, policy)
         for degree in sorted({engine.sequence_parallel, *degrees}):
             of_policy = (work, policy, counted[policy])
@@ -143,7 +143,7 @@ def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None)
 
 
 def _bucket(model: DenoiserConfig, work: Workload, bucket: Bucket) -> dict[str, Any]:
-    flops = figures.parts_of(model, bucket, work.text_tokens)
+    flops = figures.parts_of(model, bucket, work)
     return {
         "name": bucket.name,
         "latents": list(bucket.shape),
@@ -152,7 +152,7 @@ def _bucket(model: DenoiserConfig, work: Workload, bucket: Bucket) -> dict[str, 
         "group": bucket.group,
         "of_a_rank": work.rank_share(bucket),
         "share_of_groups": bucket.share,
-        "multiply_adds_of_a_sample": sum(flops.values()) // figures.FLOPS_PER_MAC,
+        "multiply_adds_of_a_sample": forward_macs(model, bucket.shape[1:], work.text_tokens),
         "flops_of_a_sample": sum(flops.values()),
         "flops_by_part": flops,
     }

@@ -15,25 +15,24 @@ from tools.plan.config import PlanConfig
 from tools.plan.memory import Setting
 from tools.plan.step_samples import LATENT_BYTES, Bucket, Workload
 
-FLOPS_PER_MAC = 6  # of training: a product and a sum, forward and for both gradients
 AGAIN = {"none": 0.0, "selective": 0.0, "every_k": 0.5, "full": 1.0}
 """Share of the forward pass that is computed again; what `selective` repeats is small."""
 
 
-def parts_of(model: DenoiserConfig, bucket: Bucket, text_tokens: int) -> dict[str, int]:
+def parts_of(model: DenoiserConfig, bucket: Bucket, workload: Workload) -> dict[str, int]:
     """Return the FLOPs of training on one sample, by part of the network."""
-    return {
-        name: FLOPS_PER_MAC * macs for name, macs in model.macs_by_part(bucket.shape[1:], text_tokens).items()
-    }
+    macs, passes = model.macs_by_part(bucket.shape[1:], workload.text_tokens), workload.objective.passes
+    return {name: 2 * passes * count for name, count in macs.items()}
 
 
 def step_flops(model: DenoiserConfig, workload: Workload, policy: str = "none") -> float:
     """Return the FLOPs of a mean step of all ranks, with what a policy computes again."""
+    text, passes = workload.text_tokens, workload.objective.passes
     whole = sum(
-        bucket.share * bucket.group * train_flops(model, bucket.shape[1:], workload.text_tokens)
+        bucket.share * bucket.group * train_flops(model, bucket.shape[1:], text, passes=passes)
         for bucket in workload.buckets
     )
-    return workload.groups_per_step * whole * (1 + AGAIN[policy] / 3)
+    return workload.groups_per_step * whole * (1 + AGAIN[policy] / passes)
 
 
 def micro_batches_per_step(workload: Workload, setting: Setting) -> float:

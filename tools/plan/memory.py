@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from core.engine.config import EngineConfig
+from core.diffusion.objectives.config import ObjectiveConfig
+from core.engine.config import EngineConfig, Policy
 from core.errors import UserError
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE
@@ -17,8 +18,9 @@ from models.denoisers.network import DenoiserConfig
 from tools.plan.step_samples import Workload
 from tools.runs.memory.run_memory import own_bytes, state_of, teacher_bytes
 from tools.train import denoiser_pass
+from tools.train.combinations import goes_with, stages_of
 
-POLICIES = ("none", "selective", "every_k", "full")
+POLICIES: tuple[Policy, ...] = ("none", "selective", "every_k", "full")
 """Of activation checkpointing, in the order of what they compute again."""
 
 
@@ -80,11 +82,16 @@ def degrees(model: DenoiserConfig, workload: Workload, ranks: int, ranks_per_nod
     return [d for d in found if all(group % (ranks // d) == 0 for group in groups)]
 
 
+def policies(engine: EngineConfig, objective: ObjectiveConfig) -> list[Policy]:
+    """Return those that the objective goes with."""
+    return [each for each in POLICIES if goes_with(objective, replace(engine, activation_checkpointing=each))]
+
+
 def possible(
     groups: Sequence[ParameterGroup],
     engine: EngineConfig,
     workload: Workload,
-    policy: str,
+    policy: Policy,
     measured: Sequence[Measured],
     *,
     degree: int,
@@ -93,7 +100,7 @@ def possible(
     averages: int,
     memory: int,
 ) -> list[Setting]:
-    """Return every stage with a policy, and the micro-batches that `engine` asks for.
+    """Return every stage that the objective goes with, and the micro-batches that `engine` asks for.
 
     measured: activations of each bucket, of whole samples.  on_node: ranks of a node.
     memory: bytes of a GPU, of which USABLE are planned with; 0 is no limit.
@@ -101,7 +108,8 @@ def possible(
     usable = int(USABLE * memory) if memory else None
     shares = [bucket.group * degree // ranks for bucket in workload.buckets]
     found = []
-    for stage in engine.stages:
+    asked = replace(engine, activation_checkpointing=policy, sequence_parallel=degree)
+    for stage in stages_of(workload.objective, asked):
         staged = replace(engine, zero_stage=stage)
         on_rank = state_of(groups, staged, ranks, on_node, averages=averages)
         of_rank = shared(measured, degree)
@@ -149,7 +157,7 @@ def recommend(found: Sequence[Setting], degree: int) -> Setting | None:
     Recomputing costs up to a third of the arithmetic, and a higher stage some traffic. Tokens are shared as
     configured, by `degree` ranks; by more, as few as can be, only where nothing fits otherwise.
     """
-    order = {policy: number for number, policy in enumerate(POLICIES)}
+    order: dict[str, int] = {policy: number for number, policy in enumerate(POLICIES)}
     fitting = [setting for setting in found if setting.fits]
 
     def rank(each: Setting) -> tuple[bool, int, int, int]:

@@ -16,8 +16,9 @@ from tools.sweep.ledger import Result
 LEAD = "Training runs of several sizes and budgets, and the law that their validation losses follow."
 NOTE = (
     "N is the number of parameters, D of samples trained on, C of FLOPs (exact, 6 per multiply-accumulate of "
-    "a forward pass). Intervals are of 90 %, studentised. The law is fitted by variable projection (Hoffmann "
-    "et al. 2022, approach 3; Golub and Pereyra 1973), parabolas per budget (approach 2)."
+    "a forward pass, 8 to 14 for objectives of few steps). Intervals are of 90 %, studentised. The law is "
+    "fitted by variable projection (Hoffmann et al. 2022, approach 3; Golub and Pereyra 1973), parabolas per "
+    "budget (approach 2)."
 )
 
 

@@ -43,6 +43,7 @@ from tools.runs.path_record import settle_density, settle_path
 from tools.train import prepared
 from tools.train.alignment import alignment_of
 from tools.train.beginning import find_beginning
+from tools.train.combinations import stages_of
 from tools.train.config import DataConfig, Differing
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
 from tools.train.objective import LatentObjective, Unaligned, own_engine
@@ -133,6 +134,7 @@ def train(
             *trained,
             config.model,
             world,
+            passes=config.objective.passes,
             validation=held_out,
             batches=_ahead(trained, objective, config.data.prefetch, seed, world),
         ),
@@ -155,7 +157,9 @@ def train(
 
 def _settled(config: Training, memory_with: MemoryWith, world: World, output: Path) -> EngineConfig:
     """Return the engine without an `auto`, and settle how many samples are taken at once (collective)."""
-    engine = settle_zero_stage(config.engine, memory_with, world, output)
+    engine = settle_zero_stage(
+        config.engine, memory_with, world, output, stages_of(config.objective, config.engine)
+    )
     engine = settle_engine(engine, world, output, uncompiled=uncompiled(config.objective))
     settle_micro_batches(memory_with(engine), world, output)
     return engine

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 from core.config.values import any_of
 from core.diffusion.alignment.config import AlignmentConfig, block_of
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.engine.config import EngineConfig
 from core.errors import UserError, below
 from models.denoisers.network import DenoiserConfig
+
+JVP_ENGINE: Mapping[str, Sequence[object]] = {
+    "zero_stage": (0, 1, 2, "auto"),
+    "activation_checkpointing": ("none",),
+    "sequence_parallel": (1,),
+    "compile": (False, "auto"),
+    "matmul": ("bf16",),
+}
+"""Settings of an engine with which mean_flow has its exact derivative; `auto` chooses among them.
+
+Forward differentiation goes neither through what engines gather and free around each layer at stage 3, nor
+through a pass that is computed again.
+"""
 
 
 def require_alignment(objective: ObjectiveConfig, model: DenoiserConfig, features: str) -> None:
@@ -52,16 +68,26 @@ def require_few_steps(objective: ObjectiveConfig, model: DenoiserConfig, engine:
             expected = "fp32 with objective.mean_flow.derivative=difference, which bfloat16 is too coarse for"
             raise UserError("engine.precision", engine.precision, expected)
         return
-    attention = getattr(model, "attention", "math")
-    for field, value, accepted in (
-        ("model.attention", attention, ("math",)),
-        ("engine.zero_stage", engine.zero_stage, (0, 1, 2)),
-        ("engine.activation_checkpointing", engine.activation_checkpointing, ("none",)),
-        ("engine.sequence_parallel", engine.sequence_parallel, (1,)),
-        ("engine.compile", engine.compile, (False, "auto")),
-        ("engine.matmul", engine.matmul, ("bf16",)),
-    ):
-        if value not in accepted:
-            shown = any_of([str(choice).lower() for choice in accepted])
-            expected = f"{shown} with objective.mean_flow.derivative=jvp; difference takes it"
-            raise UserError(field, value, expected)
+    _require_of_jvp("model.attention", getattr(model, "attention", "math"), ("math",))
+    for field, accepted in JVP_ENGINE.items():
+        _require_of_jvp(f"engine.{field}", getattr(engine, field), accepted)
+
+
+def _require_of_jvp(field: str, value: object, accepted: Sequence[object]) -> None:
+    if value not in accepted:
+        shown = any_of([str(choice).lower() for choice in accepted])
+        expected = f"{shown} with objective.mean_flow.derivative=jvp; difference takes it"
+        raise UserError(field, value, expected)
+
+
+def goes_with(objective: ObjectiveConfig, engine: EngineConfig) -> bool:
+    """Return whether an objective has its derivative with an engine."""
+    if objective.kind != "mean_flow" or objective.mean_flow.derivative != "jvp":
+        return True
+    return all(getattr(engine, field) in accepted for field, accepted in JVP_ENGINE.items())
+
+
+def stages_of(objective: ObjectiveConfig, engine: EngineConfig) -> tuple[int, ...]:
+    """Return the ZeRO stages of the kind of engine that an objective goes with."""
+    staged = [replace(engine, zero_stage=stage) for stage in engine.stages]
+    return tuple(each.stage for each in staged if goes_with(objective, each))

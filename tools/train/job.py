@@ -32,6 +32,7 @@ from tools.runs.run_hours import hours_line
 from tools.train.alignment import alignment_of, describe, feature_steps
 from tools.train.beginning import find_beginning
 from tools.train.claimed_run import Data, Training, by_use, train
+from tools.train.combinations import stages_of
 from tools.train.config import Config, DataConfig
 from tools.train.run_passes import memory_of
 from tools.train.source import (
@@ -66,7 +67,9 @@ def plan(config: Config) -> list[str]:
     require_known_labels(config.model, *(part.source for part in data))
     parts = (config.model, config.objective, config.data, config.ema, config.optimizer, by_use(*data))
     memory_with = partial(memory_of, *parts, alignment=aligned)
-    engine, stage = foreseen_zero_stage(config.engine, memory_with, world, output)
+    engine, stage = foreseen_zero_stage(
+        config.engine, memory_with, world, output, stages_of(config.objective, config.engine)
+    )
     memory = memory_with(engine)
     takes = [*stage, *foreseen(memory, world, output)]
     steps, groups = config.trainer.steps, config.data.groups_per_step
@@ -74,7 +77,7 @@ def plan(config: Config) -> list[str]:
     sizes, shares = plan.group_sizes, plan.weights
     samples = groups * sum(n * w for n, w in zip(sizes, shares, strict=True))
     flops = groups * sum(
-        n * w * train_flops(config.model, shape[1:])
+        n * w * train_flops(config.model, shape[1:], passes=config.objective.passes)
         for n, w, shape in zip(sizes, shares, facts.latent_shapes, strict=True)
     )
     parameters = count_parameters(config.model)

@@ -22,15 +22,20 @@ def make_training_data(
     model: DenoiserConfig,
     world: World,
     *,
+    passes: int,
     validation: Callable[[], Iterable[Batch]],
     batches: Callable[[int], Iterator[list[Batch]]] | None = None,
 ) -> TrainingData:
-    """Make the trainer's data. batches: those of the loader, with more in them; None takes its own."""
+    """Make the trainer's data.
+
+    passes: of the network in a step of the objective (`ObjectiveConfig.passes`).  batches: those of the
+    loader, with more in them; None takes its own.
+    """
     return TrainingData(
         batches=batches or loader,
         largest=loader.largest,
         validation=validation,
-        work_of=Workload(model, source.latent_grid).of,
+        work_of=Workload(model, source.latent_grid, passes).of,
         shape_times=measure_groups(source.facts, loader, world),
         samples=loader.plan.samples,
     )

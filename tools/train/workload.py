@@ -15,16 +15,15 @@ class Workload:
     The numbers for a sample of each shape are computed once.
 
     latent_grid: (T, H, W) of the latents that the network sees of a batch whose own are given.
+    passes: of the network in a step of the objective (`ObjectiveConfig.passes`).
     """
 
-    def __init__(self, model: DenoiserConfig, latent_grid: Callable[[Grid], Grid]) -> None:
-        self._model, self._latent_grid = model, latent_grid
+    def __init__(self, model: DenoiserConfig, latent_grid: Callable[[Grid], Grid], passes: int) -> None:
+        self._model, self._latent_grid, self._passes = model, latent_grid, passes
         self._of_a_sample: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def of(self, batch: Batch) -> tuple[int, int]:
-        """Count a micro-batch's tokens, and the operations of its forward and backward pass without
-        recomputation.
-        """
+        """Count a micro-batch's tokens, and the operations of its loss and gradient without recomputation."""
         tokens, flops = self._of_sample(batch)
         return len(batch) * tokens, len(batch) * flops
 
@@ -35,5 +34,6 @@ class Workload:
         if key not in self._of_a_sample:
             grid = self._latent_grid((frames, rows, columns))
             tokens = self._model.tokens(grid)
-            self._of_a_sample[key] = (tokens, train_flops(self._model, grid, key[3]))
+            flops = train_flops(self._model, grid, key[3], passes=self._passes)
+            self._of_a_sample[key] = (tokens, flops)
         return self._of_a_sample[key]

@@ -13,13 +13,15 @@ from core.diffusion.frames.training_levels import (
 )
 from core.diffusion.objectives.consistency import ConsistencyConfig
 from core.diffusion.objectives.kinds import KINDS, ObjectiveKind
-from core.diffusion.objectives.mean_flow import MeanFlowConfig
+from core.diffusion.objectives.mean_flow import DERIVATIVE_PASSES, MeanFlowConfig
 from core.diffusion.paths.config import SIGMAS, ScheduleConfig, require_path
 from core.diffusion.paths.path import PathName
 from core.diffusion.predictions import Prediction
 from core.diffusion.timesteps import TimestepConfig
 from core.diffusion.weightings import SPACED, LossSpace, Weighting
 from core.errors import UserError, below
+
+GRADIENT_PASSES = 3  # an output and its gradient, in forward passes: backward is two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,16 @@ class ObjectiveConfig:
             if (value := getattr(self, field)) != usual:
                 shown = {"": "''", False: "false"}.get(usual, usual)
                 raise UserError(field, value, f"{shown} with kind={self.kind}")
+
+    @property
+    def passes(self) -> int:
+        """The arithmetic of a step's loss and gradient, in forward passes of the network over its samples.
+
+        Output and gradient are 3. Parameters that belong to the objective are not counted.
+        """
+        is_average = self.kind == "mean_flow"
+        beside = DERIVATIVE_PASSES[self.mean_flow.derivative] if is_average else KINDS[self.kind].beside
+        return GRADIENT_PASSES + beside
 
     def dropout_of(self, part: Literal["label", "text"]) -> float:
         """Return the share of samples from which a condition is taken, alone or with the other."""

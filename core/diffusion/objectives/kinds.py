@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.config.values import any_of
@@ -19,12 +19,14 @@ class Kind:
     """An objective.
 
     paths, predictions: those that it is defined for; () is all.  solver: by which its runs are sampled where
-    the sampler leaves it to the run; None is the sampler's own.
+    the sampler leaves it to the run; None is the sampler's own.  beside: evaluations of the network in a step
+    that have no gradient, those of a teacher of its size too.
     """
 
     paths: tuple[PathName, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     solver: SolverName | None = None
+    beside: int = 0
 
     def require(self, name: str, path: PathName, prediction: Prediction) -> None:
         """Raise UserError for a path or a prediction that the objective `name` is not defined for."""
@@ -34,10 +36,10 @@ class Kind:
 
 
 # The data must be what it is at no noise, whatever the network says: these predictions leave x_t there.
-_TO_DATA = Kind(("rectified_flow", "edm", "variance_exploding"), ("flow", "v", "edm"), "renoise")
+_TO_DATA = Kind(("rectified_flow", "edm", "variance_exploding"), ("flow", "v", "edm"), "renoise", beside=1)
 KINDS: dict[ObjectiveKind, Kind] = {
     "denoising": Kind(),
     "mean_flow": Kind(("rectified_flow",), ("flow",), "mean_flow"),
     "consistency": _TO_DATA,
-    "distillation": _TO_DATA,
+    "distillation": replace(_TO_DATA, beside=3),
 }

@@ -22,6 +22,11 @@ from core.draws import Draws
 from core.losses import Losses
 
 Derivative = Literal["jvp", "difference"]
+DERIVATIVE_PASSES: dict[Derivative, int] = {"jvp": 2, "difference": 4}
+"""What a derivative costs beside the network's output, in forward passes.
+
+Torch differentiates a product of two by two products, also where one of them, a weight, does not move.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ class MeanFlowConfig:
     small: float = setting(1e-3, "see power", low=1e-12)
     derivative: Derivative = setting(
         "jvp",
-        "of the network along the flow: jvp, exact, with model.attention=math, ZeRO 0 to 2 and nothing "
+        "of the network along the flow: jvp, exact, with model.attention=math, ZeRO stages to 2 and nothing "
         "computed again; difference, of four further evaluations, with everything in fp32",
     )
     stride: float = setting(

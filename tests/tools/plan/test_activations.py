@@ -101,9 +101,10 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(name: str, fields: dict
     with FlopCounterMode(display=False) as forward:
         loss()
     bucket = Bucket("bucket", shape, 100, model.tokens(shape[1:]), SAMPLES, 1.0)
-    planned = step_flops(model, Workload([bucket], 1, 1, tokens))
+    work = Workload([bucket], 1, 1, tokens)
+    planned = step_flops(model, work)
     assert planned == pytest.approx(3 * forward.get_total_flops(), rel=1e-3)
-    assert planned == pytest.approx(SAMPLES * sum(parts_of(model, bucket, tokens).values()), rel=1e-9)
+    assert planned == pytest.approx(SAMPLES * sum(parts_of(model, bucket, work).values()), rel=1e-9)
     with FlopCounterMode(display=False) as both:
         loss().backward()
     assert 0.95 * planned < both.get_total_flops() <= planned

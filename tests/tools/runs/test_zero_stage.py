@@ -70,15 +70,15 @@ class Run:
         config = self.config(*fields)
         claim_run(self.folder, config, done="done", keeping=keep_numbers)
 
-    def start(self, ranks: int, *fields: str, dry: bool = False) -> EngineConfig:
+    def start(self, ranks: int, *fields: str, dry: bool = False, among: tuple[int, ...] = ()) -> EngineConfig:
         config, world = self.config(*fields), World(0, ranks, 0, torch.device("cpu"))
         loader = make_loader(self.raw, config.data, config.model, world, config.seed, 0)
         with_engine = partial(
             memory_of, config.model, config.objective, config.ema, config.optimizer, loader, 1
         )
         if dry:
-            return foreseen_zero_stage(config.engine, with_engine, world, self.folder).engine
-        return settle_zero_stage(config.engine, with_engine, world, self.folder)
+            return foreseen_zero_stage(config.engine, with_engine, world, self.folder, among).engine
+        return settle_zero_stage(config.engine, with_engine, world, self.folder, among)
 
     def takes(self, stage: int, ranks: int) -> int:
         """Return the bytes that must be free for a stage, with one sample at once."""
@@ -171,3 +171,22 @@ def test_other_values_are_refused(run: Run, value: str) -> None:
     expected = rf"engine\.zero_stage={value}: expected auto, or an integer from 0 to 3"
     with pytest.raises(UserError, match=expected):
         run.config(f"engine.zero_stage={value}")
+
+
+def test_of_an_objective_that_goes_with_some_stages_the_least_of_these_that_fits_is_taken(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.begin()
+    needed = [run.takes(stage, 4) for stage in range(3)]
+    having(monkeypatch, needed[1])
+    assert run.start(4, dry=True, among=(1, 2)).stage == run.start(4, among=(1, 2)).stage == 1
+    (run.folder / "choices.json").unlink()
+    having(monkeypatch, 1)
+    refused = (
+        r"^engine.zero_stage=auto: expected a number, or more memory: of 1, 2, which this objective goes "
+        r"with, stage \d takes least, .* of a rank, and 0 B are planned with"
+    )
+    for dry in (True, False):
+        with pytest.raises(UserError, match=refused):
+            run.start(4, dry=dry, among=(1, 2))
+    assert run.start(1, among=(1, 2)).stage == 1

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from core.config.loading import load
+from core.diffusion.objectives.config import ObjectiveConfig
 from core.errors import UserError
+from tools.plan.memory import POLICIES, policies
+from tools.train.combinations import stages_of
 from tools.train.config import Config
 
 COMMON = ("source=cache", "output=run")
@@ -24,8 +27,7 @@ MEAN_FLOW = (
             ("model.attention=sdpa",),
             "model.attention=sdpa: expected math with objective",
         ),
-        (("engine.zero_stage=3",), "engine.zero_stage=3: expected 0, 1 or 2 with"),
-        (("engine.zero_stage=auto",), "engine.zero_stage=auto: expected 0, 1 or 2 with"),
+        (("engine.zero_stage=3",), "engine.zero_stage=3: expected 0, 1, 2 or auto with"),
         (
             ("engine.activation_checkpointing=full",),
             "engine.activation_checkpointing=full: expected none with",
@@ -39,6 +41,24 @@ MEAN_FLOW = (
 def test_what_has_no_derivative_or_teacher_is_refused(fields: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(Config, overrides=[*COMMON, *MEAN_FLOW, *fields])
+
+
+def test_auto_is_a_stage_at_which_there_is_a_derivative() -> None:
+    for fields, stages in (
+        (("engine.zero_stage=auto",), (0, 1, 2)),
+        (("engine.zero_stage=auto", "engine.kind=fsdp2"), (2,)),
+    ):
+        config = load(Config, overrides=[*COMMON, *MEAN_FLOW, *fields])
+        assert stages_of(config.objective, config.engine) == stages
+    difference = ("objective.mean_flow.derivative=difference", "engine.precision=fp32")
+    config = load(Config, overrides=[*COMMON, *MEAN_FLOW, *difference, "engine.zero_stage=auto"])
+    assert stages_of(config.objective, config.engine) == (0, 1, 2, 3)
+
+
+def test_a_plan_counts_nothing_with_which_there_is_no_derivative() -> None:
+    config = load(Config, overrides=[*COMMON, *MEAN_FLOW])
+    assert policies(config.engine, config.objective) == ["none"]
+    assert policies(config.engine, ObjectiveConfig()) == list(POLICIES)
 
 
 def test_a_difference_takes_everything_in_fp32() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.diffusion.objectives.config import GRADIENT_PASSES
 from core.metrics.devices import Device
 from core.progress import aligned
 from tools.plan.measuring.even_groups import EVEN
@@ -34,7 +35,8 @@ def lines_of_measurement(
         )
     model = found.model
     return [
-        f"measured on {found.device}, forward and backward; an update takes {1000 * found.update:.3g} ms",
+        f"measured on {found.device}, forward and backward{_more(configured)}; an update takes "
+        f"{1000 * found.update:.3g} ms",
         *aligned(rows),
         f"predicted: {1e3 * model.micro_batch:.3g} ms a micro-batch, and a sample of S tokens "
         f"{1e6 * model.fixed:.3g} + {1e6 * model.linear:.3g} S + {1e6 * model.quadratic:.3g} S^2 "
@@ -42,6 +44,13 @@ def lines_of_measurement(
         *_groups(found, configured, work, asked),
         "",
     ]
+
+
+def _more(work: Workload) -> str:
+    """Say by how much the times of an objective that takes more than these are multiplied."""
+    passes, kind = work.objective.passes, work.objective.kind
+    usual = GRADIENT_PASSES
+    return "" if passes == usual else f", times {passes}/{usual} for objective.kind={kind}"
 
 
 def _groups(found: Measurement, configured: Workload, work: Workload, asked: int) -> list[str]:

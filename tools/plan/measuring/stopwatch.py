@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from core.averages.ema import Ema, EmaConfig
+from core.diffusion.objectives.config import GRADIENT_PASSES
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.metrics.hardware import wait
@@ -51,6 +52,8 @@ class Size(NamedTuple):
 class Stopwatch:
     """A network under training that is called with random inputs.
 
+    What is timed is its forward and backward pass; an objective that takes more than these (`passes`) takes
+    so many times as long.
     update: seconds of an optimizer step with its averages, the median of all so far.
     """
 
@@ -58,6 +61,7 @@ class Stopwatch:
         from core.engine.kinds import make_engine  # what it imports takes seconds
 
         self._work, self._device, self._model = work, world.device, sections.model
+        self._passes = work.objective.passes
         shapes: list[tuple[int, ...]] = [(1, *bucket.shape) for bucket in work.buckets]
         network = make_network(sections.model, sections.engine, shapes, world, seed=0, run=folder)
         self._engine = make_engine(network, sections.engine, sections.optimizer, world)
@@ -74,7 +78,7 @@ class Stopwatch:
     def flops(self, size: Size) -> float:
         """Return the FLOPs of a micro-batch, without what is computed again."""
         shape = self._work.buckets[size.bucket].shape
-        return size.samples * train_flops(self._model, shape[1:], self._work.text_tokens)
+        return size.samples * train_flops(self._model, shape[1:], self._work.text_tokens, passes=self._passes)
 
     def time(self, sizes: Sequence[Size], number: int) -> dict[Size, float]:
         """Return the typical seconds of forward and backward of each micro-batch, earlier calls counted too.
@@ -99,6 +103,7 @@ class Stopwatch:
                 if turn + 1 >= WARM + LEAST and clock() - began > SECONDS:
                     break
         usual = statistics.median(each[first] for each in self._rounds)
+        usual *= self._passes / GRADIENT_PASSES
         return {size: usual * self._ratio(size, first) for size in sizes}
 
     def _ratio(self, size: Size, first: Size) -> float:

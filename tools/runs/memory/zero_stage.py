@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
+from core.errors import UserError
 from core.memory.choices import AUTO, begun_with, chosen, configured, note
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE, Free
@@ -31,31 +32,37 @@ class Settled(NamedTuple):
     lines: list[str]
 
 
-def settle_zero_stage(engine: EngineConfig, memory_with: MemoryWith, world: World, run: Path) -> EngineConfig:
+def settle_zero_stage(
+    engine: EngineConfig, memory_with: MemoryWith, world: World, run: Path, among: Sequence[int] = ()
+) -> EngineConfig:
     """Return the engine with the stage that the run began with, else the least that fits (collective).
 
     Says which. The folder is claimed, and keeps what is chosen; checkpoints load at any stage, so another one
-    may be asked for by its number, and counts for as long as it is.
+    may be asked for by its number, and counts for as long as it is.  among: the stages that the run can have,
+    () for all of the engine's; UserError where none of fewer than these fits.
     """
     kept, lines = ranks.on_first_rank(lambda: _kept(engine, run, world.size))
     if kept is not None:
         found = Settled(replace(engine, zero_stage=kept), lines)
     else:
-        found = _chosen(engine, memory_with, world, free_of_ranks(world) if world.size > 1 else None)
+        free = free_of_ranks(world) if world.size > 1 else None
+        found = _chosen(engine, memory_with, world, free, among or engine.stages)
         ranks.on_first_rank(lambda: note(run, world.size, {FIELD: found.engine.stage}))
     for line in found.lines:
         say(line)
     return found.engine
 
 
-def foreseen_zero_stage(engine: EngineConfig, memory_with: MemoryWith, world: World, run: Path) -> Settled:
-    """Return what a run in this folder would take, for a dry run."""
+def foreseen_zero_stage(
+    engine: EngineConfig, memory_with: MemoryWith, world: World, run: Path, among: Sequence[int] = ()
+) -> Settled:
+    """Return what a run in this folder would take, for a dry run; `among` as above."""
     if engine.zero_stage != "auto" or (run / CONFIG).is_file():
         kept, lines = _kept(engine, run, world.size)
         if kept is not None:
             return Settled(replace(engine, zero_stage=kept), lines)
     free = free_of_ranks(world, peers=world.size) if world.size > 1 else None
-    return _chosen(engine, memory_with, world, free)
+    return _chosen(engine, memory_with, world, free, among or engine.stages)
 
 
 def _kept(engine: EngineConfig, run: Path, size: int) -> tuple[int | None, list[str]]:
@@ -76,23 +83,33 @@ def _kept(engine: EngineConfig, run: Path, size: int) -> tuple[int | None, list[
     return stage, [f"{line}{since}; engine.zero_stage=NUMBER asks for another"]
 
 
-def _chosen(engine: EngineConfig, memory_with: MemoryWith, world: World, free: Free | None) -> Settled:
+def _chosen(
+    engine: EngineConfig, memory_with: MemoryWith, world: World, free: Free | None, among: Sequence[int]
+) -> Settled:
     """Choose by memory.  free: of the rank that has the least; None of one rank, which needs no choice."""
     if free is None:
-        alone = replace(engine, zero_stage=engine.stages[0])
+        alone = replace(engine, zero_stage=among[0])
         return Settled(alone, [f"engine: ZeRO stage {alone.stage}, since one rank has nothing to share out"])
     usable = int(USABLE * free.bytes)
-    found = _fits(engine, memory_with, world, usable)
+    found = _fits(engine, memory_with, world, usable, among)
     stage = least_stage(world.size, found)
     takes = f"{in_bytes(found[stage].bytes)} of a rank, and {in_bytes(usable)} are planned with"
+    if not found[stage].fits and len(among) < len(engine.stages):
+        stages = ", ".join(map(str, among))
+        expected = (
+            f"a number, or more memory: of {stages}, which this objective goes with, stage {stage} takes "
+        )
+        raise UserError("engine.zero_stage", "auto", f"{expected}least, {takes}")
     fits = "the least that fits" if found[stage].fits else "which takes least, and does not fit"
     reason = f"{fits} ({takes}, {USABLE:.0%} of what is free in {free.of})"
     return Settled(replace(engine, zero_stage=stage), [f"engine: ZeRO stage {stage}, {reason}"])
 
 
-def _fits(engine: EngineConfig, memory_with: MemoryWith, world: World, usable: int) -> dict[int, Fit]:
+def _fits(
+    engine: EngineConfig, memory_with: MemoryWith, world: World, usable: int, among: Sequence[int]
+) -> dict[int, Fit]:
     """Return what each stage takes (collective)."""
-    memory = memory_with(replace(engine, zero_stage=engine.stages[0]))  # activations hardly differ by stage
+    memory = memory_with(replace(engine, zero_stage=among[0]))  # activations hardly differ by stage
     tables = ranks.on_first_rank(lambda: memory.measure(world.device, usable))
     pairs = [
         (planned.plan.share(number), table[number])
@@ -107,4 +124,4 @@ def _fits(engine: EngineConfig, memory_with: MemoryWith, world: World, usable: i
         state = at_stage.state(world)
         return fit(state, usable, shares, measured, micro_batch=engine.micro_batch, more=more)
 
-    return {stage: takes(stage) for stage in engine.stages}
+    return {stage: takes(stage) for stage in among}

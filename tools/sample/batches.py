@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from core.diffusion.tasks.task import Observe
 from core.errors import UserError, below
@@ -26,7 +24,7 @@ from tools.sample.decoding import Decoder, Made
 from tools.sample.files.file_parts import LATENTS_SUFFIX, FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS, require_encodable
 from tools.sample.files.naming import fill, ignores_case, require_different
-from tools.sample.generating import NOTHING_BESIDE, Beside, Maker, make_latents
+from tools.sample.generating import Beside, generate
 from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding
 from tools.sample.parts import Decoded, Parts, Store
@@ -72,10 +70,19 @@ class Job:
 
     def beside_of(self, number: int, observe: Observe | None = None) -> Beside:
         """Return what the samples of a form are made from beside noise; its files are read."""
-        task, size = self.schedule.forms[number].task, self.sizes[number]
-        pixels = (size.frames, size.height, size.width)
-        with below("task"):
-            return Beside(self.keeper.known(task, pixels), self.keeper.windows(task, pixels), observe)
+        if number not in self._beside:
+            task, size = self.schedule.forms[number].task, self.sizes[number]
+            pixels = (size.frames, size.height, size.width)
+            self._beside.clear()
+            with below("task"):
+                known = self.keeper.known(task, pixels), self.keeper.windows(task, pixels)
+                self._beside[number] = Beside(*known)
+        return replace(self._beside[number], observe=observe)
+
+    @cached_property
+    def _beside(self) -> dict[int, Beside]:
+        """What samples of the last form are made from, by its number: batches of a form follow each other."""
+        return {}
 
     @cached_property
     def sizes(self) -> list[Size]:
@@ -233,18 +240,3 @@ class Job:
 def shape_of(trained: LoadedRun) -> Callable[[Size], tuple[int, int, int, int]]:
     """Return what gives the latent shape of a size."""
     return partial(latent_shape, trained.space, trained.network, trained.autoencoder)
-
-
-def generate(
-    trained: LoadedRun,
-    shape: tuple[int, int, int, int],
-    samples: NDArray[np.int64],
-    schedule: Schedule,
-    prompts: Prompts | None = None,
-    guiding: Guiding | None = None,
-    asked: Beside = NOTHING_BESIDE,
-) -> Tensor:
-    """Return the latents (B, C, T, H, W) of samples (B,) of one form by number."""
-    return make_latents(
-        Maker.of(trained), shape, samples, schedule, prompts, guiding or Guiding(trained), asked
-    )

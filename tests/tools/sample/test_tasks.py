@@ -21,6 +21,7 @@ from tests.tools.made_runs import make_run
 from tools.runs.loaded_run import open_run
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
+from tools.sample.given import input_files
 from tools.sample.given.config import TaskConfig
 from tools.sample.given.known import Keeper
 
@@ -130,6 +131,28 @@ def test_a_last_film_of_one_frame_is_a_picture(
     assert keeper.notes(one) == keeper.notes(still)
     assert "stands still" in keeper.notes(one)[0]
     assert "stands still" not in "".join(keeper.notes(TaskConfig(given_last=film(tmp_path / "f.mkv", 4))))
+
+
+def test_films_are_decoded_once_however_many_batches_they_are_given_to(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, encoded = list[int](), list[int]()
+
+    def decode(data: bytes) -> np.ndarray:
+        decoded.append(len(data))
+        return decode_video(data)
+
+    def known(self: Keeper, task: TaskConfig, pixels: tuple[int, int, int]) -> Any:
+        encoded.append(1)
+        return plain(self, task, pixels)
+
+    plain = Keeper.known
+    monkeypatch.setattr(input_files, "decode_video", decode)
+    monkeypatch.setattr(Keeper, "known", known)
+    monkeypatch.setattr(Keeper, "notes", Keeper._unlike_training)  # whether the last film moves
+    ends = TaskConfig(given=film(tmp_path / "first.mkv", 1), given_last=film(tmp_path / "last.mkv", 4))
+    assert len(make(run, "ends", ends, frames=FRAMES, count=3, batch=1)) == 3
+    assert (len(decoded), len(encoded)) == (2, 1)
 
 
 def test_frames_between_given_ones_are_made(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,16 @@ def is_picture(path: str, field: str) -> bool:
 def _decoded(path: str, field: str) -> NDArray[np.uint8]:
     """Return the frames (T, H, W, 3) of a file; UserError, of the field, where it cannot be read."""
     try:
-        data = read_bytes(Path(path), LARGEST_FILE)
-        return decode_image(data)[None] if suffix_of(data) in IMAGE_FORMATS else decode_video(data)
+        facts = Path(path).stat()
+        return _frames_of(path, facts.st_size, facts.st_mtime_ns)
     except (MediaError, OSError) as error:
         raise UserError(field, path, f"a picture or film that can be read ({error})") from None
+
+
+@lru_cache(maxsize=2)  # what one sample begins and ends with, which is checked, described and encoded in turn
+def _frames_of(path: str, size: int, modified_ns: int) -> NDArray[np.uint8]:
+    data = read_bytes(Path(path), LARGEST_FILE)
+    return decode_image(data)[None] if suffix_of(data) in IMAGE_FORMATS else decode_video(data)
 
 
 def read_mask(path: str, height: int, width: int, factor: int) -> NDArray[np.bool_]:

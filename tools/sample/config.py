@@ -76,6 +76,11 @@ class WeakConfig:
         "ema", "ema: the main average; raw: those of the step itself; or an average's name"
     )
 
+    def __post_init__(self) -> None:
+        for name, usual in (("checkpoint", ""), ("weights", "ema")):
+            if not self.source and (value := getattr(self, name)) != usual:
+                raise UserError(name, value, f"{usual or repr(usual)} without weak.source, whose it is")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:

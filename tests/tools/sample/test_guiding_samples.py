@@ -73,6 +73,62 @@ def test_a_class_to_move_away_from_needs_guidance(run: Path) -> None:
         made(run, "out", sampler=SamplerConfig(steps=2), negative_class="dog")
 
 
+@pytest.mark.parametrize(
+    ("sampler", "fields"),
+    [
+        (
+            {"guidance_start": 0.9, "guidance_end": 0.3},
+            "sampler.guidance_start=0.9, sampler.guidance_end=0.3 have",
+        ),
+        ({"guidance_rescale": 0.7}, "sampler.guidance_rescale=0.7 has"),
+        ({"guidance_channels": 2}, "sampler.guidance_channels=2 has"),
+        (
+            {"guidance_kind": "apg", "guide": GuideConfig(momentum=-0.5)},
+            "sampler.guidance_kind=apg, sampler.guide.momentum=-0.5 have",
+        ),
+        ({"guidance_kind": "cfg_zero"}, "sampler.guidance_kind=cfg_zero has"),
+        ({"guidance_kind": "cfg_zero", "guide": GuideConfig(zero_steps=1)}, ""),
+        ({"guidance_start": 0.9, "guidance": 2.0}, ""),
+        ({"guidance_start": 0.9, "guide": GuideConfig(label=0.0)}, ""),
+        ({}, ""),
+    ],
+)
+def test_guidance_that_is_bounded_and_not_there_is_said(
+    run: Path, sampler: dict[str, Any], fields: str
+) -> None:
+    config = sample.Config(
+        source=str(run),
+        output=str(run.parent / "out"),
+        classes=("cat",),
+        sampler=SamplerConfig(steps=2, **sampler),
+    )
+    said = [line for line in sample.plan(config) if "no effect" in line]
+    expected = [f"warning: {fields} no effect without guidance (sampler.guidance=1)"] if fields else []
+    assert said == expected
+
+
+def test_rows_of_which_one_is_guided_use_what_bounds_guidance(run: Path, capsys: Any) -> None:
+    for guidance, count in ((3, 0), (1, 1)):
+        (run.parent / "r.csv").write_text(f"class,guidance\ncat,1\ncat,{guidance}\n")
+        config = sample.Config(
+            source=str(run),
+            output=str(run.parent / f"rows-{guidance}"),
+            requests=str(run.parent / "r.csv"),
+            sampler=SamplerConfig(steps=2, guidance_start=0.9),
+            files=FilesConfig(kind="png"),
+            device="cpu",
+        )
+        sample.run(config)
+        assert capsys.readouterr().err.count("sampler.guidance_start=0.9 has no effect") == count
+
+
+def test_what_of_a_weaker_network_is_asked_for_needs_one() -> None:
+    with pytest.raises(UserError, match=r"^weights=raw: expected ema without weak.source"):
+        WeakConfig(weights="raw")
+    with pytest.raises(UserError, match=r"^checkpoint=step: expected '' without weak.source"):
+        WeakConfig(checkpoint="step")
+
+
 def test_a_class_to_move_away_from_needs_no_trained_null(run: Path) -> None:
     space = replace(LatentSpace.read(run), null_share={"label": 0.0, "text": None})
     with pytest.raises(UserError, match="no sample of the run"):

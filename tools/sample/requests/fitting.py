@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core.diffusion.guidance.idle import idle_fields
 from core.errors import UserError, below
 from tools.sample.conditions import as_trained, require_trained
 from tools.sample.config import FilesConfig
@@ -80,6 +81,22 @@ def settle_samplers(
         forms.append(replace(form, sampler=sampler))
         lines += notes
     return replace(schedule, forms=tuple(forms)), list(dict.fromkeys(lines))
+
+
+def idle_guidance(schedule: Schedule, classifier: str) -> list[str]:
+    """Return warnings of guidance that is set and does nothing in any sample.
+
+    classifier: folder of the one that is opened, "" for none.
+    """
+    found = list[str]()
+    forms = [form.sampler for form in schedule.forms]
+    if classifier and not any(sampler.guide.classifier for sampler in forms):
+        found.append(f"classifier={classifier} has no effect with sampler.guide.classifier=0")
+    idle = [idle_fields(sampler, (*schedule.given(n), "frames")) for n, sampler in enumerate(forms)]
+    if fields := [field for field in idle[0] if all(field in other for other in idle)]:
+        named, has = ", ".join(f"sampler.{field}" for field in fields), "have" if len(fields) > 1 else "has"
+        found.append(f"{named} {has} no effect without guidance (sampler.guidance=1)")
+    return found
 
 
 def require_kind(files: FilesConfig, form: Form) -> None:

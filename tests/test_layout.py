@@ -85,7 +85,7 @@ OWNERS = {
     "av": r"data/media/(scaling|scenes|video\w*|remux|film/\w+|stills/deep)\.py|tools/bench/clips\.py"
     r"|launch/doctor/machine\.py",
     # Pictures are decoded in the first only.
-    "PIL": r"data/media/(stills/\w+|images|lettering|drawing)\.py|data/raw/duplicates\.py",
+    "PIL": r"data/media/(stills/\w+|labels/\w+|images|drawing)\.py|data/raw/duplicates\.py",
     "pillow_heif": r"data/media/stills/still\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.media.lettering import font
+from data.media.labels.installed_fonts import own_font
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -48,7 +48,7 @@ def _draw(pen: ImageDraw, stroke: Stroke) -> None:
     points = [(x * SCALE, y * SCALE) for x, y in stroke.points]
     if stroke.kind == "text":
         anchor = {"start": "lm", "middle": "mm", "end": "rm"}[stroke.anchor]
-        pen.text(points[0], stroke.text, fill=colour, font=font(TEXT * SCALE), anchor=anchor)
+        pen.text(points[0], stroke.text, fill=colour, font=own_font(TEXT * SCALE), anchor=anchor)
     elif stroke.kind in ("dot", "ring"):
         (x, y), r = points[0], 4 * SCALE
         fill = colour if stroke.kind == "dot" else None

@@ -10,8 +10,9 @@ from einops import repeat
 from numpy.typing import NDArray
 
 from core.files import atomic_file
-from data.media import lettering
 from data.media.images import encode_mp4, encode_png
+from data.media.labels import lettering
+from data.media.labels.installed_fonts import SIZE
 
 Pixels = NDArray[np.uint8]
 GAP = 4  # pixels between pictures
@@ -122,5 +123,5 @@ def page(cells: Sequence[Sequence[Pixels]], names: Sequence[str]) -> Pixels:
 
 def caption(text: str, width: int) -> Pixels:
     """Draw a text in the middle of a strip as wide as a picture."""
-    strip = np.full((lettering.SIZE + 2 * GAP, width, 3), PAPER, np.uint8)
+    strip = np.full((SIZE + 2 * GAP, width, 3), PAPER, np.uint8)
     return lettering.write(strip, [((width // 2, strip.shape[0] // 2), text)])

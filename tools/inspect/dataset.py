@@ -25,7 +25,7 @@ from data.dataset.summary import as_text, summarise
 from data.dataset.tars import read_range
 from data.media.formats import MediaError, media_member
 from data.media.images import decode_media
-from data.media.lettering import legend, written_name
+from data.media.labels.lettering import UNWRITTEN, legend, written_name
 from data.media.pictures import choose_rows, enlarge, enlargement, page, write_png
 from data.order.buckets import BucketConfig
 from data.reindexing.reindex import reindex
@@ -70,7 +70,7 @@ def _show(dataset: Dataset, views: Views) -> tuple[dict[str, Any], list[str]]:
         write_png(Path(views.sheet), sheet)
         lines += ["", f"contact sheet: {views.sheet}"]
         by_number = legend(np.unique(dataset.index["label"]), dataset.manifest.classes)
-        lines += [f"  class {shown}, whose letters the font lacks" for shown in by_number]
+        lines += [f"  class {shown}, {UNWRITTEN}" for shown in by_number]
         lines += [f"  sample {row} cannot be shown: {error}" for row, error in damaged]
         summary["sheet"] = {"file": views.sheet, "damaged": [[row, str(error)] for row, error in damaged]}
     if views.sample >= 0:

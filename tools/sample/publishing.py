@@ -17,7 +17,7 @@ from core.files import atomic_file, read_bytes, sha256_file, write_json
 from core.progress import say
 from core.run.folder import SAMPLES
 from data.media.images import encode_mp4
-from data.media.lettering import legend
+from data.media.labels.lettering import UNWRITTEN, legend
 from data.media.pictures import (
     choose_rows,
     contact_sheet,
@@ -130,7 +130,7 @@ def draw(job: Job, parts: Store) -> None:
         if alone:
             write_clips(output / "clips.mp4", pixels, labels, names, job.settings.fps)
     for line in legend(labels, names):
-        say(f"in the pictures {line}, whose letters the font lacks", of_any_rank=True)
+        say(f"in the pictures {line}, {UNWRITTEN}", of_any_rank=True)
 
 
 def draw_between(job: Job, parts: Store) -> None:

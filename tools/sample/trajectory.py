@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.diffusion.solvers.levels import Estimate, Level
+from data.media.labels.lettering import writable
 from data.media.pictures import caption, enlarge, enlargement, page, write_png
 from tools.sample.generating import Maker, decode, make_latents
 from tools.sample.networks.compiling import uncompiled
@@ -50,7 +51,8 @@ def draw_trajectory(job: Job) -> None:
             clips = decode(job.trained.autoencoder, job.trained.space.normaliser, there, CLIP)
             for sample, clip in enumerate(clips):
                 rows[2 * sample + kind].append(_labelled(clip[len(clip) // 2], f"{share:.2f}"))
-    names = [f"{job.fields(int(sample))['name']}"[:LETTERS] for sample in samples]
+    said = [(sample, f"{job.fields(int(sample))['name']}"[:LETTERS]) for sample in samples]
+    names = [name if writable(name) else f"sample {sample}" for sample, name in said]
     write_png(
         Path(job.making.output) / FILE,
         page(rows, [text for name in names for text in (name or "state", "estimate")]),

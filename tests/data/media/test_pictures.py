@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.media import lettering, pictures
+from data.media import pictures
 from data.media.images import decode_video
 
 
@@ -64,12 +64,3 @@ def test_contact_sheet_has_a_row_a_clip_and_a_column_a_frame() -> None:
     assert sheet.shape[:2] == (2 * side + pictures.GAP, 5 * side + pictures.GAP)
     assert sheet[side + 10, 4 * side + 10].tolist() == [255, 255, 255]
     assert sheet[10, 4 * side + 10].tolist() == [0, 0, 0]
-
-
-def test_a_name_that_the_font_cannot_write_stands_as_its_number_with_a_legend() -> None:
-    names = ["cat", "\u732b", "dog \u2026", "\u0643\u0644\u0628"]
-    assert [lettering.written_name(i, names) for i in range(4)] == ["cat", "1", "dog \u2026", "3"]
-    assert lettering.legend(np.array([3, 0, 1, -1, 2, 1]), names) == ["1 = \u732b", "3 = \u0643\u0644\u0628"]
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    shown = pictures.image_grid(images, np.array([0, 1]), ["\u732b", "\u72ac"])
-    assert np.array_equal(shown, pictures.image_grid(images, np.array([0, 1]), ["0", "1"]))

@@ -1,4 +1,4 @@
-"""Write text into pictures, with a substitute for text that the font cannot write."""
+"""Write text into pictures, with a substitute for text that no font can write."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from data.media.labels.installed_fonts import VARIABLE, fonts_for
+
 if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont, ImageFont
+    from data.media.labels.installed_fonts import Font
 
 Pixels = NDArray[np.uint8]
-SIZE = 22  # pixels
 INK = (225, 225, 225)
-NO_LETTER = "\U0010ffff"  # in no font: it is drawn as the sign for a missing letter
+UNWRITTEN = f"which no font here can write ({VARIABLE}=FILE names one that can)"
 
 
 def class_name(label: int, names: Sequence[str]) -> str:
@@ -26,7 +27,7 @@ def class_name(label: int, names: Sequence[str]) -> str:
 
 
 def written_name(label: int, names: Sequence[str]) -> str:
-    """Return the name of class `label` as pictures show it: its number where the font lacks a letter."""
+    """Return the name of class `label` as pictures show it: its number where no font can write it."""
     name = class_name(label, names)
     return name if writable(name) else str(label)
 
@@ -38,13 +39,13 @@ def legend(labels: Iterable[int], names: Sequence[str]) -> list[str]:
 
 
 def writable(text: str) -> bool:
-    """Return whether the font has every letter of `text`."""
-    return all(_has(letter) for letter in text)
+    """Return whether there are fonts for every letter of `text`."""
+    return not text or bool(_parts(text))
 
 
 def width(text: str) -> int:
     """Return the pixels that `text` takes from left to right."""
-    return int(font().getlength(text))
+    return int(sum(font.getlength(part) for font, part in _parts(text)))
 
 
 def write(sheet: Pixels, texts: Sequence[tuple[tuple[int, int], str]]) -> Pixels:
@@ -53,19 +54,19 @@ def write(sheet: Pixels, texts: Sequence[tuple[tuple[int, int], str]]) -> Pixels
 
     picture = Image.fromarray(sheet)
     pen = ImageDraw.Draw(picture)
-    for place, text in texts:
-        pen.text(place, text, fill=INK, font=font(), anchor="mm")
+    for (x, y), text in texts:
+        parts = _parts(text)
+        if len(parts) == 1:
+            pen.text((x, y), parts[0][1], fill=INK, font=parts[0][0], anchor="mm")
+            continue
+        left = x - width(text) / 2
+        for font, part in parts:
+            pen.text((left, y), part, fill=INK, font=font, anchor="lm")
+            left += font.getlength(part)
     return np.asarray(picture)
 
 
 @cache
-def font(size: int = SIZE) -> FreeTypeFont | ImageFont:
-    """Return the font that texts are written with.  size: of its letters in pixels."""
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-@cache
-def _has(letter: str) -> bool:
-    return letter.isspace() or bytes(font().getmask(letter)) != bytes(font().getmask(NO_LETTER))
+def _parts(text: str) -> tuple[tuple[Font, str], ...]:
+    """Return a text on one line, part by part, with the font of each."""
+    return tuple(fonts_for(" ".join(text.split())))

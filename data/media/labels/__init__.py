@@ -1,0 +1,1 @@
+"""Labels in pictures: their letters, and the fonts of this machine that have them."""

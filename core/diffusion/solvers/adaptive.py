@@ -60,7 +60,7 @@ def integrate(
     """Return the state (B, D) at `last` of one at `first`, and the steps taken.
 
     A step counts where its estimated error, in the root mean square over a sample's numbers, is below
-    tolerance (1 + abs(y)). No sample's steps depend on the others.
+    tolerance (1 + abs(y)). No sample's steps depend on the others. A sample whose slope is NaN ends as NaN.
     most: trials; UserError where they do not suffice.
     """
     r, h = (y.new_full((len(y),), value) for value in (first, (last - first) / 20))
@@ -72,14 +72,15 @@ def integrate(
         trial, error, end = _trial(slope, y, r, h, known)
         scale = tolerance * (1 + torch.maximum(y.abs(), trial.abs()))
         norm = (error / scale).square().mean(1).sqrt()
-        good = active & (norm <= 1)
+        good, is_lost = active & (norm <= 1), active & norm.isnan()
         steps.place.append(r)
         steps.length.append(h)
         steps.accepted.append(good)
         y, known = (torch.where(good[:, None], new, old) for new, old in ((trial, y), (end, known)))
+        y = y.masked_fill(is_lost[:, None], torch.nan)  # no length of a step would bring it back
         is_last = good & (h == last - r)
         r = torch.where(is_last, last, torch.where(good, r + h, r))
-        active = active & ~is_last
+        active = active & ~(is_last | is_lost)
         h = h * (SAFETY * norm.clamp(min=1e-10) ** -0.2).clamp(LEAST, MOST)
         if not bool(active.any()):
             return y, steps

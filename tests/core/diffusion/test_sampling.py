@@ -201,4 +201,4 @@ def test_a_network_that_is_not_finite_is_named_with_sample_and_evaluation(solver
         WorkError, match=r"^sample 7: what the network estimates is not finite at evaluation 3, "
     ):
         sample(failing, (2, 2, 1, 2, 2), Condition(), config, FLOW, "flow", draws([4, 7]))
-    assert len(calls) > 3  # nothing waits for the device before the end
+    assert 3 < len(calls) < 80  # nothing waits for the device before the end; nothing tries for ever

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,21 +14,37 @@ import pytest
 
 from core.config.loading import load
 from core.config.yaml_files import read_yaml
+from core.engine.config import EngineConfig
 from core.errors import UserError, WorkError
+from core.memory.micro_batch import Measured
 from core.memory.state import LIVE
 from launch.cluster.config import ClusterConfig
 from launch.cluster.fitting import require_fit
-from models.denoisers.network import count_parameters
+from models.denoisers.network import DenoiserConfig, count_parameters
 from tests.integration.tiny_run import MODEL, make_autoencoder, make_latents
 from tools.plan.config import Config
 from tools.plan.job import run
 from tools.plan.memory import POLICIES
 from tools.plan.traffic import payloads, sent
+from tools.train import denoiser_pass
 from tools.train.config import Config as TrainConfig
 
 KINDS = ("deepspeed", "fsdp2")
 SMALL = ("model.width=64", "model.depth=2", "model.heads=2", "data.group_size=16", "data.rank_multiple=8")
 SHAPES = ("plan.samples=1001", "plan.shapes=[[4,1,16,16],[4,5,16,16]]")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted_once() -> Iterator[None]:
+    """Count the activations of equal networks once: they do not depend on how many samples a step takes."""
+    count = cache(denoiser_pass.activations)
+
+    def remembered(model: DenoiserConfig, engine: EngineConfig, *rest: Any, **known: Any) -> Measured:
+        return count(model, replace(engine, micro_batch="auto"), *rest, **known)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(denoiser_pass, "activations", remembered)
+        yield
 
 
 def planned(capsys: pytest.CaptureFixture[str], *fields: str) -> dict[str, Any]:

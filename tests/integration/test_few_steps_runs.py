@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_train import state
-from tests.integration.tiny_run import MODEL, STEP, finish, rows
+from tests.integration.tiny_run import MODEL, STEP, finish, finish_ranks, rows
 
 pytestmark = pytest.mark.multiprocess
 FIELDS = ("trainer.steps=8", "trainer.save_every=3", "metrics.log_every=2", "validation.every=4")
@@ -34,10 +34,17 @@ def sampled(run: Path, output: Path, *fields: str) -> str:
     return done([*words, "device=cpu", *fields])
 
 
+def done_by_two(words: list[str]) -> str:
+    """Return what the first of two ranks said; both come to their end."""
+    ended = finish_ranks(2, words)
+    assert [status for status, _ in ended] == [0, 0], ended
+    return ended[0][1]
+
+
 def kill_and_continue(cache: Path, run: Path, *fields: str) -> None:
-    status, output = finish(train(cache, run, *fields), LONGTAKE_FAULT="save.commit@rank=0,step=6:kill")
-    assert status == 128 + 9, output
-    assert "continuing after step 3 " in done(train(cache, run, *fields))
+    ended = finish_ranks(2, train(cache, run, *fields), LONGTAKE_FAULT="save.commit@rank=0,step=6:kill")
+    assert ended[0][0] == -9, ended
+    assert "continuing after step 3 " in done_by_two(train(cache, run, *fields))
 
 
 @pytest.mark.parametrize(
@@ -53,9 +60,9 @@ def kill_and_continue(cache: Path, run: Path, *fields: str) -> None:
 def test_a_mean_flow_is_continued_to_the_bit(
     cache: Path, tmp_path: Path, fields: tuple[str, ...], stage: int | str
 ) -> None:
-    ranked = (*fields, f"engine.zero_stage={stage}", "processes=2")
+    ranked = (*fields, f"engine.zero_stage={stage}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done(train(cache, whole, *ranked))
+    done_by_two(train(cache, whole, *ranked))
     kill_and_continue(cache, killed, *ranked)
     assert rows(killed) == rows(whole)
     assert state(killed) == state(whole)
@@ -69,8 +76,8 @@ def test_a_run_is_distilled_by_one_that_begins_from_it(cache: Path, tmp_path: Pa
     done(train(cache, tmp_path / "teacher", "engine.zero_stage=1"))
     fields = (f"initial={tmp_path / 'teacher'}", "objective.kind=distillation", "engine.zero_stage=3")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done(train(cache, whole, *fields, "processes=2"))
-    kill_and_continue(cache, killed, *fields, "processes=2")
+    done_by_two(train(cache, whole, *fields))
+    kill_and_continue(cache, killed, *fields)
     assert rows(killed) == rows(whole)
     assert state(killed) == state(whole)
     said = sampled(whole, tmp_path / "samples", "sampler.steps=1")
@@ -90,6 +97,6 @@ def test_a_run_is_distilled_by_one_that_begins_from_it(cache: Path, tmp_path: Pa
 def test_consistency_is_trained_from_data(cache: Path, tmp_path: Path, path: str) -> None:
     prediction = "flow" if path == "rectified_flow" else "edm"
     fields = (f"objective.path={path}", f"objective.prediction={prediction}", "objective.kind=consistency")
-    done(train(cache, tmp_path / "run", *fields, "engine.zero_stage=3", "processes=2"))
+    done_by_two(train(cache, tmp_path / "run", *fields, "engine.zero_stage=3"))
     said = sampled(tmp_path / "run", tmp_path / "samples", "sampler.steps=4")
     assert "solver=renoise" in said

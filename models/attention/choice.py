@@ -26,15 +26,16 @@ from core.files import cache_folder, temporary_name, write_json
 from core.progress import say
 from core.reading import json_files
 from core.reading.json_files import Malformed
-from core.run.folder import ATTENTION
+from core.run.folder import ATTENTION, CHECKPOINTS
 from models.attention.by_heads import by_ring
 from models.attention.dispatch import BACKENDS, Backend, bucket, unavailable
-from models.attention.measuring import Case, seconds_of, wrong
+from models.attention.measuring import IN_A_RING, Case, seconds_of, wrong
 
 CANDIDATES = {
     "cpu": ("chunked", "sdpa"),
     "cuda": ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa", "flash2", "flash3", "flash4"),
 }
+RING_CANDIDATES = {"cpu": ("sdpa_flash",), "cuda": ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient")}
 
 
 @dataclass(frozen=True)
@@ -64,36 +65,40 @@ def settle(
 
     Rank 0 measures for all. dtype: of the network.  sizes: samples and tokens of its inputs.  run: the run's
     folder, which keeps the choice.
-    Empty where ranks exchange keys in a ring, which has products of its own.
     UserError where the backend that the configuration names is not available here, or computes wrong results.
     """
-    if by_ring(heads.count, heads.sequence_ranks):
+    if ring := by_ring(heads.count, heads.sequence_ranks):
         shared = f"{heads.sequence_ranks} ranks cannot share {heads.count} heads evenly"
         say(f"attention: by a ring, since {shared}")
-        return {}
     cases = _cases(heads, device, dtype, sizes)
     chosen: dict[str, str] = ranks.on_first_rank(lambda: _settle(heads.backend, cases, run))
     backends = list(chosen.values())  # in order: the keys name the first rank's machine, not this one's
     for case, backend in zip(cases, backends, strict=True):
         how = " (auto)" if heads.backend == "auto" else ""
-        say(f"attention: {backend} for {case.tokens} tokens{how}")
+        around = IN_A_RING if ring else ""
+        say(f"attention: {backend} for {case.tokens} tokens{around}{how}")
     return {c.tokens: cast(Backend, b) for c, b in zip(cases, backends, strict=True)}
 
 
 def _cases(
     heads: AttentionHeads, device: torch.device, dtype: torch.dtype, sizes: Iterable[tuple[int, int]]
 ) -> list[Case]:
-    """Return a case for each rounded length, with the most samples of every length in it."""
+    """Return a case for each rounded length, with the most samples of every length in it.
+
+    In a ring a rank has all heads of its share of the tokens.
+    """
+    ring = by_ring(heads.count, heads.sequence_ranks)
     most: dict[int, int] = {}
     for samples, tokens in sizes:
         most[tokens] = max(samples, most.get(tokens, 0))
     found: dict[int, list[tuple[int, int]]] = {}
     for tokens in sorted(most):
-        found.setdefault(bucket(tokens), []).append((most[tokens], tokens))
-    count = heads.count // heads.sequence_ranks
+        there = -(-tokens // heads.sequence_ranks) if ring else tokens
+        found.setdefault(bucket(tokens), []).append((most[tokens], there))
+    count = heads.count if ring else heads.count // heads.sequence_ranks
     in_place = heads.in_place and heads.sequence_ranks == 1
     return [
-        Case(device, dtype, heads.width, rounded, tuple(inputs), count, in_place)
+        Case(device, dtype, heads.width, rounded, tuple(inputs), count, in_place, ring)
         for rounded, inputs in found.items()
     ]
 
@@ -109,7 +114,7 @@ def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:
     known = _read(record)
     chosen = {}
     for case in cases:
-        backend = known.get(case.key, "")
+        backend = known.get(case.key, "math" if case.ring and _of_earlier_version(run, known) else "")
         if backend and (reason := unavailable(backend, case.device.type)):
             say(f"warning: this run began with attention by {backend}, which cannot be had now: {reason}")
             backend = ""
@@ -117,6 +122,11 @@ def _settle(named: Backend, cases: list[Case], run: Path) -> dict[str, str]:
     if chosen.items() - known.items():
         write_json(record, {**known, **chosen})
     return chosen
+
+
+def _of_earlier_version(run: Path, known: Mapping[str, str]) -> bool:
+    """Return whether a run began when a ring had products written out alone, and kept no record of it."""
+    return (run / CHECKPOINTS).exists() and not any(key.endswith(IN_A_RING) for key in known)
 
 
 def _cached(case: Case) -> str:
@@ -158,7 +168,7 @@ def _noted(path: Path, case: Case) -> str:
 def fastest(case: Case) -> str:
     """Return the correct candidate with the fastest forward and backward; `math` where none is correct."""
     seconds = {}
-    for name in CANDIDATES[case.device.type]:
+    for name in (RING_CANDIDATES if case.ring else CANDIDATES)[case.device.type]:
         if unavailable(name, case.device.type):
             continue
         if reason := wrong(name, case):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.metrics.hardware import device_name
 from models.attention.backends import releases
+from models.attention.by_ring import ring_alone
 from models.attention.dispatch import Backend, attention
 
 SECONDS = 0.1  # for timing one candidate on a CPU, after a first call
@@ -23,6 +24,7 @@ AHEAD_CYCLES = (
 MOST_SCORES = {"cpu": 1 << 25, "cuda": 1 << 36}
 CHECKED_SCORES = {"cpu": 1 << 22, "cuda": 1 << 30}  # that are computed again in float64
 LONGEST_PLAIN = 2048  # tokens whose float64 scores are held whole
+IN_A_RING = " in a ring"  # ends the keys of such choices
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # |found - truth| / |truth|
 
 
@@ -32,6 +34,7 @@ class Case:
 
     tokens: as `bucket` returns it.  sizes: the samples and the tokens of the run's inputs that it stands for.
     heads: that one rank attends with.  in_place: as of `AttentionHeads`.
+    ring: whether the inputs are shares of a ring, whose hops are to be joined.
     """
 
     device: torch.device
@@ -41,6 +44,7 @@ class Case:
     sizes: tuple[tuple[int, int], ...]
     heads: int = 4
     in_place: bool = False
+    ring: bool = False
 
     @property
     def measured(self) -> str:
@@ -56,7 +60,8 @@ class Case:
         machine = f"{device_name(self.device)}, torch {torch.__version__}"
         if self.device.type == "cuda":
             machine += f", {releases()}"
-        return f"{machine}, {dtype}, head width {self.head_width}, {self.tokens} tokens"
+        around = IN_A_RING if self.ring else ""
+        return f"{machine}, {dtype}, head width {self.head_width}, {self.tokens} tokens{around}"
 
 
 def wrong(name: str, case: Case) -> str:
@@ -69,7 +74,7 @@ def wrong(name: str, case: Case) -> str:
         inputs = _inputs(case, min(2, _most(MOST_SCORES, case, tokens)), tokens)
         heads = max(1, min(case.heads, CHECKED_SCORES[case.device.type] // (inputs[0].shape[0] * tokens**2)))
         try:
-            found = _run(cast(Backend, name), inputs)
+            found = _run(cast(Backend, name), inputs, ring=case.ring)
         except Exception as error:  # kernels compiled as they are called refuse in ways of their own
             return str(error).strip().partition("\n")[0] or "it fails"
         plain: Backend = "math" if tokens <= LONGEST_PLAIN else "chunked"
@@ -91,7 +96,7 @@ def seconds_of(name: Backend, case: Case) -> float:
         gradient = torch.randn_like(inputs[0])
 
         def call(inputs: list[Tensor] = inputs, gradient: Tensor = gradient) -> None:
-            torch.autograd.grad(attention(*inputs, backend=name), inputs, gradient)
+            torch.autograd.grad(_attend(name, inputs, ring=case.ring), inputs, gradient)
 
         call()  # sets things up
         total += seconds_on_gpu(call) if case.device.type == "cuda" else _on_cpu(call)
@@ -138,7 +143,11 @@ def _inputs(case: Case, samples: int, tokens: int) -> list[Tensor]:
     return [tensor.requires_grad_() for tensor in (query, key, value)]
 
 
-def _run(name: Backend, inputs: list[Tensor]) -> list[Tensor]:
-    out = attention(*inputs, backend=name)
+def _attend(name: Backend, inputs: list[Tensor], *, ring: bool) -> Tensor:
+    return ring_alone(*inputs, backend=name) if ring else attention(*inputs, backend=name)
+
+
+def _run(name: Backend, inputs: list[Tensor], *, ring: bool = False) -> list[Tensor]:
+    out = _attend(name, inputs, ring=ring)
     weight = torch.linspace(-1, 1, out.shape[1], device=out.device, dtype=out.dtype)[None, :, None, None]
     return [out, *torch.autograd.grad((out * weight).sum(), inputs)]

@@ -66,9 +66,11 @@ def test_a_group_that_ranks_cannot_form_is_refused_before_work_starts(cache: Pat
 def test_a_named_attention_that_a_ring_would_not_take_is_refused(cache: Path) -> None:
     fields = ("engine.sequence_parallel=3", "model.attention=sdpa")
     with pytest.raises(
-        UserError, match=r"model.attention=sdpa: expected auto, since 2 heads cannot be shared"
+        UserError,
+        match=r"model.attention=sdpa: expected one of auto, math, .* since 2 heads cannot be shared",
     ):
         config(cache, *fields)
+    assert config(cache, fields[0], "model.attention=sdpa_flash").model.attention == "sdpa_flash"
     assert config(cache, fields[1], "engine.sequence_parallel=2").model.attention == "sdpa"
 
 

@@ -21,6 +21,7 @@ from data.loading.sources.online import EncodingConfig
 from data.order.caption_choice import CaptionConfig
 from data.order.steps import LoaderConfig
 from models.attention.by_heads import by_ring
+from models.attention.by_ring import RING_BACKENDS
 from models.autoencoder.tiling_config import TilingConfig
 from models.denoisers.kinds import DEFAULT, KINDS
 from models.denoisers.network import DenoiserConfig
@@ -212,9 +213,9 @@ class Config:
             if ranks > 1:
                 expected = f"1, since model.kind={self.model.kind} cannot share the tokens of an input"
                 raise UserError("engine.sequence_parallel", ranks, expected)
-        elif heads.backend != "auto" and by_ring(heads.count, ranks):
+        elif by_ring(heads.count, ranks) and heads.backend not in ("auto", *RING_BACKENDS):
             reason = f"{heads.count} heads cannot be shared evenly by engine.sequence_parallel={ranks} ranks"
-            expected = f"auto, since {reason}, so keys go around a ring, which has products of its own"
+            expected = f"one of auto, {', '.join(RING_BACKENDS)}, since {reason}, so keys go around a ring"
             raise UserError("model.attention", heads.backend, expected)
 
     def _require_looks(self) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from core.distributed.sequence import SequenceGroup
 from core.errors import UserError
-from core.run.folder import ATTENTION
+from core.run.folder import ATTENTION, CHECKPOINTS
 from models.attention import backends, choice, measuring
-from models.attention.choice import fastest, settle
+from models.attention.choice import AttentionHeads, fastest, settle
 from models.attention.dispatch import attention, bucket
 from models.attention.measuring import Case, wrong
+from models.attention.ring_kernels import KERNELS
 from models.denoisers.dit import DiT, DiTConfig
 
 CPU = torch.device("cpu")
@@ -221,12 +222,56 @@ def test_ranks_on_other_machines_take_what_the_first_one_chose(
     assert settled(tmp_path) == {64: "math", 128: "chunked"}
 
 
-def test_ranks_that_share_tokens_by_a_ring_choose_nothing(tmp_path: Path, capsys: Captured) -> None:
+def test_ranks_that_share_tokens_by_a_ring_choose_among_its_kernels(tmp_path: Path, capsys: Captured) -> None:
     model = DiT(SMALL, SequenceGroup(0, 3, None))
-    model.use_attention(settle(SMALL.attention_heads(3), CPU, torch.float32, sizes(SMALL), tmp_path))
-    assert "attention: by a ring, since 3 ranks cannot share 4 heads evenly" in capsys.readouterr().err
-    assert not model.blocks[0].attention.choices
-    assert not (tmp_path / ATTENTION).exists()
+    heads = SMALL.attention_heads(3)
+    model.use_attention(settle(heads, CPU, torch.float32, sizes(SMALL), tmp_path))
+    told = capsys.readouterr().err
+    assert "attention: by a ring, since 3 ranks cannot share 4 heads evenly" in told
+    assert "attention: sdpa_flash for 64 tokens in a ring (auto)" in told
+    assert model.blocks[0].attention.choices == {64: "sdpa_flash", 128: "sdpa_flash"}
+    record = json.loads((tmp_path / ATTENTION).read_text())
+    assert {key.rpartition(", ")[2]: name for key, name in record.items()} == {
+        "64 tokens in a ring": "sdpa_flash",
+        "128 tokens in a ring": "sdpa_flash",
+    }
+    shares = [case.sizes for case in choice._cases(heads, CPU, torch.float32, sizes(SMALL))]
+    assert shares == [((2, 22),), ((2, 43),)]
+
+
+def test_a_run_whose_ring_had_products_alone_keeps_them(tmp_path: Path) -> None:
+    """It kept no record of them; one that begins now does."""
+
+    def begin(heads: AttentionHeads) -> set[str]:
+        return set(settle(heads, CPU, torch.float32, sizes(SMALL), tmp_path).values())
+
+    heads = SMALL.attention_heads(3)
+    (tmp_path / CHECKPOINTS).mkdir(parents=True)
+    assert begin(heads) == {"math"}
+    assert begin(heads) == {"math"}
+    assert begin(replace(heads, backend="sdpa_flash")) == {"sdpa_flash"}  # asked for by name
+    (tmp_path / ATTENTION).unlink()
+    (tmp_path / CHECKPOINTS).rmdir()
+    assert begin(heads) == {"sdpa_flash"}
+    (tmp_path / CHECKPOINTS).mkdir()
+    assert begin(heads) == {"sdpa_flash"}
+
+
+def test_a_kernel_of_a_ring_with_a_wrong_sum_is_never_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The log-sum-exp by which hops are joined is checked, not the output of one hop alone."""
+    case = replace(CASE, ring=True)
+    assert wrong("sdpa_flash", case) == wrong("math", case) == ""
+    kernel = KERNELS["sdpa_flash"]
+
+    def spoilt(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        out, log_total = kernel.forward(*inputs)
+        return out, log_total * 0.5
+
+    monkeypatch.setitem(KERNELS, "sdpa_flash", replace(kernel, forward=spoilt))
+    assert fastest(case) == "math"
+    assert "attention: sdpa_flash is left out: its output is off by" in capsys.readouterr().err
 
 
 def test_another_release_of_a_library_for_attention_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +299,7 @@ def test_a_backend_that_fails_in_a_way_of_its_own_is_left_out(
     class CompilerError(Exception):
         pass
 
-    def run(name: str, inputs: list) -> list:
+    def run(name: str, inputs: list, **options: bool) -> list:
         raise CompilerError("no such instruction")
 
     monkeypatch.setattr(measuring, "_run", run)
@@ -268,8 +313,8 @@ def test_a_backend_with_a_wrong_gradient_is_never_chosen(
     assert wrong("sdpa", CASE) == wrong("chunked", CASE) == ""
     run = measuring._run
 
-    def spoilt(name: str, inputs: list) -> list:
-        out, dq, dk, dv = run(name, inputs)
+    def spoilt(name: str, inputs: list, **options: bool) -> list:
+        out, dq, dk, dv = run(name, inputs, **options)
         return [out, dq * (1.05 if name == "sdpa" else 1.0), dk, dv]
 
     monkeypatch.setattr(measuring, "_run", spoilt)

@@ -1,0 +1,160 @@
+"""What a rank of a ring computes at a hop, by a fused kernel that returns the log-sum-exp of its scores.
+
+A hop's output is that of its keys alone; two hops join by their log-sum-exps. Backward, each hop's kernel
+is given the output and the log-sum-exp of all keys, which makes its weights those of the whole softmax.
+No kernel keeps scores: memory is O(N) a head at every hop, forward and backward.
+
+Kernels take queries (B, K, N, Dh), keys and values (B, K, M, Dh), M > 0, and return the output
+(B, K, N, Dh) in their type and the log-sum-exp (B, K, N) in float32 or wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.attention.ring_products import wide
+
+ALIGNED = 32  # rows to which the memory-efficient kernel pads its log-sum-exp, with +inf
+
+aten = torch.ops.aten
+Forward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """backward: of the gradient of the output, queries, keys, values, whole output and log-sum-exp."""
+
+    forward: Forward
+    backward: Backward
+
+
+class KernelSums:
+    """The output of all keys so far, and its log-sum-exp, for the queries (B, K, N, Dh) of this rank."""
+
+    def __init__(self, kernel: Kernel, query: Tensor) -> None:
+        self._kernel, self._query = kernel, query
+        self._out: Tensor | None = None
+        self._log_total = query.new_empty(0)
+
+    def add(self, k: Tensor, v: Tensor) -> None:
+        """Add keys and values (B, K, M, Dh), M > 0."""
+        out, log_total = self._kernel.forward(self._query, k, v)
+        out = out.to(wide(out.dtype))
+        if self._out is None:
+            self._out, self._log_total = out, log_total
+            return
+        self._out = self._out.lerp_(out, torch.sigmoid(log_total - self._log_total)[..., None])
+        self._log_total = torch.logaddexp(self._log_total, log_total)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return the output (B, K, N, Dh), and the logarithm of the sum of all weights (B, K, N)."""
+        assert self._out is not None, "no keys were added"
+        return self._out, self._log_total
+
+
+class KernelGradients:
+    """The gradients of queries, keys and values; each hop's are added up in float32 or wider.
+
+    grad: of the output.  out, log_total: of all keys of the ring.
+    """
+
+    def __init__(self, kernel: Kernel, grad: Tensor, query: Tensor, out: Tensor, log_total: Tensor) -> None:
+        self._kernel, self._grad, self._query = kernel, grad, query
+        self._out, self._log_total = out, log_total
+        self._grad_q = torch.zeros_like(query, dtype=log_total.dtype)
+
+    def add(self, k: Tensor, v: Tensor, found: Tensor) -> None:
+        """Add the gradients of keys and values (B, K, M, Dh) to `found` (2, B, K, M, Dh)."""
+        grad_q, grad_k, grad_v = self._kernel.backward(
+            self._grad, self._query, k, v, self._out, self._log_total
+        )
+        self._grad_q += grad_q
+        found[0] += grad_k
+        found[1] += grad_v
+
+    def of_query(self) -> Tensor:
+        """Return the gradient of the queries, of all keys that were added."""
+        return self._grad_q
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Call FlashAttention 2; heads are widened to a multiple of 8 on CUDA, as torch does."""
+    scale, width = q.shape[-1] ** -0.5, q.shape[-1]
+    if q.device.type == "cpu":
+        out, log_total = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+        return out, log_total
+    out, log_total = aten._scaled_dot_product_flash_attention(*_widened(q, k, v), scale=scale)[:2]
+    return out[..., :width], log_total
+
+
+def _flash_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_total: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    scale, width = q.shape[-1] ** -0.5, q.shape[-1]
+    if q.device.type == "cpu":
+        run = aten._scaled_dot_product_flash_attention_for_cpu_backward
+        grad_q, grad_k, grad_v = run(grad, q, k, v, out, log_total, 0.0, False, scale=scale)
+        return grad_q, grad_k, grad_v
+    q, k, v, grad, out = _widened(q, k, v, grad, out)
+    none, seed = None, q.new_zeros(2, dtype=torch.uint64)  # no samples of their own length, no dropout
+    sizes = (q.shape[2], k.shape[2])
+    run = aten._scaled_dot_product_flash_attention_backward
+    grads = run(
+        grad, q, k, v, out, log_total, none, none, *sizes, 0.0, False, seed, seed.new_empty(0), scale=scale
+    )
+    return grads[0][..., :width], grads[1][..., :width], grads[2][..., :width]
+
+
+def _widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Pad the width of heads to a multiple of 8, as FlashAttention asks on CUDA."""
+    return tuple(F.pad(x, (0, -x.shape[-1] % 8)) if x.shape[-1] % 8 else x for x in tensors)
+
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    if k.shape[2] == 1:  # which it refuses
+        return _flash(q, k, v)
+    out, log_total = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
+    return out, log_total.view(out.shape[:-1])
+
+
+def _cudnn_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_total: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    if k.shape[2] == 1:
+        return _flash_backward(grad, q, k, v, out, log_total)
+    seed = q.new_zeros((), dtype=torch.int64)
+    sizes = (q.shape[2], k.shape[2])
+    grad_q, grad_k, grad_v = aten._scaled_dot_product_cudnn_attention_backward(
+        grad, q, k, v, out, log_total[..., None], seed, seed, None, None, None, *sizes, 0.0, False
+    )
+    return grad_q, grad_k, grad_v
+
+
+def _efficient(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Call the kernel of xFormers."""
+    out, log_total = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
+    return out, log_total[..., : q.shape[2]]
+
+
+def _efficient_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_total: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    seed = q.new_zeros((), dtype=torch.int64)
+    sums = F.pad(log_total, (0, -log_total.shape[-1] % ALIGNED), value=float("inf"))
+    grad_q, grad_k, grad_v, _ = aten._scaled_dot_product_efficient_attention_backward(
+        grad, q, k, v, None, out, sums, seed, seed, 0.0, [True, True, True, False]
+    )
+    return grad_q, grad_k, grad_v
+
+
+KERNELS: dict[str, Kernel] = {
+    "sdpa_flash": Kernel(_flash, _flash_backward),
+    "sdpa_cudnn": Kernel(_cudnn, _cudnn_backward),
+    "sdpa_efficient": Kernel(_efficient, _efficient_backward),
+}

@@ -16,7 +16,6 @@ os.environ.setdefault("LONGTAKE_CACHE", os.path.join(tempfile.gettempdir(), f"lo
 import hypothesis
 import pytest
 import torch
-from torch.nn import functional
 
 from core.run.signals import SIGNALS
 from tests.slurm_cluster import missing
@@ -35,14 +34,6 @@ hypothesis.settings.load_profile("repeatable")
 
 
 _LONG = ("slurm", "multiprocess")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _linear_as_it_was() -> Iterator[None]:
-    """Undo what DeepSpeed's stage 3 does to the whole process, where tests do not leave their world."""
-    own = functional.linear
-    yield
-    functional.linear = own
 
 
 @pytest.fixture(autouse=True)

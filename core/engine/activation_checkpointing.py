@@ -16,11 +16,9 @@ from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
-    set_checkpoint_early_stop,
 )
 
 from core.engine.config import EngineConfig
-from core.errors import WorkError
 
 aten = torch.ops.aten
 _PRODUCTS = {aten.mm.default, aten.addmm.default, aten._scaled_mm.default}
@@ -42,31 +40,50 @@ def checkpoint_blocks(blocks: Iterable[nn.Module], config: EngineConfig) -> None
     for index, block in enumerate(blocks):
         if mode in ("full", "selective") or (mode == "every_k" and index % config.checkpoint_every == 0):
             options: dict[str, Any] = {"context_fn": _selective_contexts} if mode == "selective" else {}
-            run = _to_the_end if config.frees_in_block else checkpoint
-            block.forward = _recomputed(run, block.forward, options)
+            forward = _to_the_end(block.forward) if config.frees_in_block else block.forward
+            block.forward = _recomputed(forward, options)
 
 
-def _recomputed(run: Any, forward: Any, options: dict[str, Any]) -> Any:
+def _recomputed(forward: Any, options: dict[str, Any]) -> Any:
     """Return a function, not a `partial`, which torch.compile would silently leave uncompiled."""
 
     def checkpointed(*inputs: Any) -> Any:
-        return run(forward, *inputs, use_reentrant=False, **options)
+        return checkpoint(forward, *inputs, use_reentrant=False, **options)
 
     return checkpointed
 
 
-def _to_the_end(*arguments: Any, **options: Any) -> Any:
-    """Run `checkpoint` so that it recomputes all of a block: at its end ZeRO-3 frees the gathered weights."""
-    with set_checkpoint_early_stop(False):
-        return checkpoint(*arguments, **options)
+def _to_the_end(forward: Any) -> Any:
+    """Return a block's forward that is recomputed at once when its backward pass begins, and all of it.
+
+    ZeRO-3 gathers a layer's weights when the layer's own backward pass begins, and would free them again if
+    only then the block, and this layer with it, were recomputed. Checkpointing stops at the last tensor that
+    is needed, which could leave the last layer's weights as gathered as they were.
+    """
+
+    def to_the_end(*inputs: Any) -> Any:
+        out = forward(*inputs)
+        return _End.apply(*out) if isinstance(out, tuple) else _End.apply(out)
+
+    return to_the_end
+
+
+class _End(torch.autograd.Function):
+    """Passes on what a block returns; its backward pass asks for it, and so for all of the block."""
+
+    @staticmethod
+    def forward(ctx: Any, *outputs: Any) -> Any:
+        same = tuple(out.view_as(out) if isinstance(out, Tensor) else out for out in outputs)
+        ctx.save_for_backward(*(out for out in outputs if isinstance(out, Tensor)))
+        return same if len(same) > 1 else same[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        assert ctx.saved_tensors is not None  # which recomputes them
+        return gradients
 
 
 def _selective_contexts() -> Any:
-    """Refuse DeepSpeed's linear layer, which would add its bias to kept products, and again to these."""
-    if nn.functional.linear is not torch._C._nn.linear:
-        raise WorkError(
-            "selective activation checkpointing needs torch's own linear layer, which was replaced"
-        )
     return create_selective_checkpoint_contexts(_policy)
 
 

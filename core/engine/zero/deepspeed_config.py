@@ -27,8 +27,7 @@ def deepspeed_config(config: EngineConfig, numbers: int, ranks: int) -> dict[str
     }
     if stage == 1:
         result["zero_optimization"]["overlap_comm"] = False  # not allowed with unmanaged accumulation
-    if stage == 3 and config.activation_checkpointing == "selective":
-        # DeepSpeed's own linear layer adds the bias in place, to the product that is kept.
+    if stage == 3:  # `gathered_linear.py` stands in place of what it would give to the whole process
         result["zero_optimization"]["memory_efficient_linear"] = False
     if stage > 0 and config.precision == "bf16":
         result["bf16"] = {"enabled": True}

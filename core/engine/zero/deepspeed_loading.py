@@ -10,12 +10,9 @@ import warnings
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from core import garbage
 from core.distributed import ranks
-
-_LINEAR = functional.linear
 
 
 def load_deepspeed(device: torch.device) -> Any:
@@ -44,13 +41,10 @@ def load_deepspeed(device: torch.device) -> Any:
 
 
 def _leave() -> None:
-    """Undo what would outlive the world: copies of process groups, which the next one would meet, and stage
-    3's linear layer in place of torch's, which has no forward derivative and cannot be scripted.
-    """
+    """Undo what would outlive the world: copies of process groups, which the next one would meet."""
     import deepspeed
 
     deepspeed.comm.destroy_process_group()
-    functional.linear = _LINEAR
 
 
 def _without_muon() -> None:

@@ -28,6 +28,7 @@ from core.engine.zero import partitions
 from core.engine.zero.accumulate import MicroStepSum
 from core.engine.zero.deepspeed_config import deepspeed_config
 from core.engine.zero.deepspeed_loading import load_deepspeed
+from core.engine.zero.gathered_linear import use_gathered_linear
 from core.engine.zero.zero_optimizer import make_optimizer
 from core.metrics.watch import TimedEngine, Watch
 from core.optim.groups import OptimizerConfig, parameter_groups
@@ -43,6 +44,8 @@ class ZeroEngine(Engine):
         super().__init__(engine, optimizer, world, groups)
         ranks.barrier()  # all ranks enter the collectives below together
         library = load_deepspeed(world.device)
+        if engine.stage == 3:
+            use_gathered_linear(model)
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
         settings = deepspeed_config(engine, numbers, world.size)
         dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32

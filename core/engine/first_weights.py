@@ -29,14 +29,19 @@ def settle(
     world: World,
     dtype: torch.dtype,
     then: Callable[[nn.Parameter], None] | None = None,
+    *,
+    follow: bool = False,
 ) -> dict[str, First]:
     """Put the network's weights on the device in `dtype` (collective: all ranks).
 
     Return what gives the fp32 values of trainable ones where `dtype` is another type, {} where it is not.
     then: is called with each parameter as it comes, of a network without weights. Buffers stay as they are.
+    follow: weights of which the fp32 values are returned are zeros, if the network comes without them: the
+    engine makes its masters, which they follow then. Drawn here too, all ranks would draw all of them twice.
     """
     if firsts := first_of(model):
-        _make(model, world.device, dtype, then)
+        follow &= dtype != torch.float32
+        _make(model, world.device, dtype, then, follow)
         return firsts if dtype != torch.float32 else {}
     agree(model, world)
     if dtype == torch.float32:
@@ -58,6 +63,7 @@ def _make(
     device: torch.device,
     dtype: torch.dtype,
     then: Callable[[nn.Parameter], None] | None,
+    follow: bool,
 ) -> None:
     """Make each parameter in turn, with the tags that it has; one that is used twice stays one.
 
@@ -67,8 +73,11 @@ def _make(
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(p) not in made:
-                values = p.first(0, p.numel()).view(p.shape)  # type: ignore[attr-defined]
-                new = nn.Parameter(values.to(device, dtype), requires_grad=p.requires_grad)
+                if follow and p.requires_grad:
+                    values = torch.zeros(p.shape, dtype=dtype, device=device)
+                else:
+                    values = p.first(0, p.numel()).view(p.shape).to(device, dtype)  # type: ignore[attr-defined]
+                new = nn.Parameter(values, requires_grad=p.requires_grad)
                 new.__dict__.update({k: v for k, v in p.__dict__.items() if k != "first"})
                 made[id(p)] = (p, new)
                 if then is not None:

@@ -27,7 +27,7 @@ from tools.bench.rounds import Floor, Row, Way, measure
 
 PRESET, BATCH = "DiT-S/2", 8
 COMPILERS = ("c++", "cc", "clang", "clang++", "g++", "gcc", "ninja", "nvcc")
-SLOWER = 1.15
+SLOWER = 1.10  # at the median
 
 # `longtake train`, until its first step is done. Nothing heavy is imported before the command itself does.
 OURS = """
@@ -67,9 +67,12 @@ def rows(config: Config, folder: Path) -> list[Row]:
         "its first step; fresh processes in turn, files in the page cache; the script has the same imports"
     )
     row = Row("start to first step", "starts", protocol, measure(ways, config.rounds))
-    row.require("the least script", 1 / SLOWER)
+    slower = 1 / row.median_ratio("the least script")
     row.facts = {"calls of compilers": float(len(called())), "extensions built": float(_built(environment))}
-    row.floors += [Floor(what, value, 0, at_most=True) for what, value in row.facts.items()]
+    row.floors = [
+        Floor("seconds, median, of one of the least script's", slower, SLOWER, at_most=True),
+        *(Floor(what, value, 0, at_most=True) for what, value in row.facts.items()),
+    ]
     return [row]
 
 
@@ -102,7 +105,9 @@ def _environment(folder: Path) -> tuple[dict[str, str], Callable[[], list[str]]]
         "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
         "LONGTAKE_CACHE": str(folder / "cache-of-choices"),  # the warm-up finds which attention is fastest
     }
-    for name in ("CC", "CXX"):
+    # Bytecode is kept, as in any installation; without it each of our starts would compile 400 modules, and
+    # the script 60.
+    for name in ("CC", "CXX", "PYTHONDONTWRITEBYTECODE"):
         environment.pop(name, None)
     return environment, lambda: calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
 

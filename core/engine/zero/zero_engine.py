@@ -50,7 +50,8 @@ class ZeroEngine(Engine):
         settings = deepspeed_config(engine, numbers, world.size)
         dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
         share_out = partitions.sharing(library, settings, dtype) if engine.stage == 3 else None
-        firsts = settle(model, world, dtype, share_out)
+        follow = engine.stage in (1, 2)  # stage 0 gathers nothing, stage 3 shares out what is drawn
+        firsts = settle(model, world, dtype, share_out, follow=follow)
         named = dict(model.named_parameters())
         groups = [{**group, "params": [named[name] for name in group["names"]]} for group in groups]
         parameters = [p for group in groups for p in group["params"]]
@@ -81,6 +82,8 @@ class ZeroEngine(Engine):
         with torch.no_grad():
             for shard in self.shards if firsts else []:
                 shard.view(self.masters).copy_(firsts[shard.name](shard.start, shard.stop))
+        if firsts and follow:
+            self.refresh()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network's forward, with ZeRO's hooks."""

@@ -1,8 +1,8 @@
 """Start one rank of a fake world: `python fake_start_run.py KIND STAGE RANKS WIDTH DEPTH RESULT.json`.
 
 torch's fake process group says that there are so many ranks, and moves nothing. The result has the most bytes
-of fp32 tensors that lived while the engine was made, those that stay, the largest parameter's, and the most
-memory of the process beyond what it had before.
+of fp32 tensors that lived while the engine was made, those that stay, the largest parameter's, the most
+memory of the process beyond what it had before, and how many first values were asked for.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from core.distributed import waiting
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.engine.kinds import make_engine
+from core.first_values import recording
 from core.first_values.recording import without_weights
 from core.memory.counting import LiveBytes
 from core.optim.groups import OptimizerConfig
@@ -67,6 +68,8 @@ def main() -> None:
     make_engine(small.build(), EngineConfig(**fields), OptimizerConfig(), world)  # what libraries take once
     gc.collect()
     network = DiTConfig(width=width, depth=depth, heads=width // 64, num_classes=1000)
+    asked, made = [], recording._Drawn._made
+    recording._Drawn._made = lambda self, *ends: asked.append(ends[1] - ends[0]) or made(self, *ends)
     before, began = peak_bytes(), time.process_time()
     with WideBytes() as live:
         torch.manual_seed(1)
@@ -77,6 +80,7 @@ def main() -> None:
         gc.collect()
         result = {"peak": max(live.trace), "stays": live.trace[-1], "largest": 4 * largest}
     result |= {"numbers": numbers, "grown": peak_bytes() - before, "seconds": time.process_time() - began}
+    result["drawn"] = sum(asked)
     result["masters"] = sum(flat.nbytes for flat in engine.masters)
     Path(sys.argv[6]).write_text(json.dumps(result))
 

@@ -48,6 +48,8 @@ def test_no_rank_holds_more_in_fp32_than_its_shard_and_one_parameter(
     assert found["masters"] == pytest.approx(4 * found["numbers"] / 64, rel=0.05)
     assert found["peak"] <= found["stays"] + found["largest"]
     assert found["stays"] < 6 * found["masters"]  # moments, a gradient, and what libraries keep beside
+    if (kind, stage) != ("deepspeed", 3):  # which shares out whole parameters, and then draws its shard
+        assert found["drawn"] <= found["masters"] / 4
 
 
 @pytest.mark.multiprocess

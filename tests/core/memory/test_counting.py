@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.memory import outlines
 from core.memory.counting import live_bytes
 from core.memory.micro_batch import Measured
 from core.memory.outlines import OutlinedBytes
@@ -18,6 +19,7 @@ from models.denoisers.dit import DiTConfig
 from models.denoisers.network import example_inputs
 from models.layers.embeddings import sincos_positions
 
+aten = torch.ops.aten
 CPU = torch.device("cpu")
 
 
@@ -99,6 +101,58 @@ def test_a_pass_over_shapes_leaves_nothing_that_is_taken_for_data() -> None:
     count(denoiser(1), fake=True)
     assert type(sincos_positions(grid, 32, CPU)) is Tensor
     assert sincos_positions(grid, 32, CPU) is sincos_positions(grid, 32, CPU)
+
+
+def test_positions_are_right_after_a_pass_without_products() -> None:
+    """They are computed in the first pass that needs them, and kept for those of training."""
+    sincos_positions.cache_clear()
+    known: Any = {"dtype": torch.float32, "device": CPU, "fake": False, "counter": OutlinedBytes}
+    live_bytes(denoiser(2), **known)
+    kept = sincos_positions((1, 8, 8), 32, CPU)
+    sincos_positions.cache_clear()
+    assert torch.equal(kept, sincos_positions((1, 8, 8), 32, CPU))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_left_out_has_shape_type_and_strides_of_the_computed_result(dtype: torch.dtype) -> None:
+    x, y = torch.randn(2, 3, 8, 4, dtype=dtype), torch.randn(2, 1, 1, 4, dtype=dtype)
+    scalar, turned, norm = (
+        torch.tensor(2.0),
+        torch.randn(4, 8, 3, 2, dtype=dtype).permute(3, 2, 1, 0),
+        x[0, 0],
+    )
+    cases = [
+        *(
+            (func, (x, other), {})
+            for func in (aten.add.Tensor, aten.mul.Tensor)
+            for other in (y, scalar, 0.5)
+        ),
+        *((func, (y, x), {}) for func in (aten.sub.Tensor, aten.div.Tensor, aten.add.Tensor)),
+        *((func, (x,), {}) for func in (aten.neg.default, aten.gelu.default, aten.silu.default)),
+        *((aten.sum.dim_IntList, (x, dims, keeps), {}) for dims in ([0], [-1, 1]) for keeps in (True, False)),
+        *((func, ([x, x], dim), {}) for func in (aten.cat.default, aten.stack.default) for dim in (0, 2, -1)),
+        (aten.addcmul.default, (y, x, y), {}),
+        (aten._to_copy.default, (x,), {"dtype": torch.float64}),
+        (aten.gelu_backward.default, (x, x), {"approximate": "tanh"}),
+        (aten.silu_backward.default, (x, x), {}),
+        (aten.mse_loss_backward.default, (scalar.to(dtype), x, x, 1), {}),
+        (aten.clone.default, (turned,), {"memory_format": torch.contiguous_format}),
+        (
+            aten.native_layer_norm_backward.default,
+            (norm, norm, [4], norm[:, :1], norm[:, :1], None, None, [True, False, False]),
+            {},
+        ),
+    ]
+    assert {func for func, *_ in cases} | {aten.mul.Scalar, aten.div.Scalar} == set(outlines._SHAPED)
+    for func, arguments, options in cases:
+        left_out = outlines._SHAPED[func](*arguments, **options)
+        assert _looks(left_out) == _looks(func(*arguments, **options)), func
+    assert outlines._SHAPED[aten.add.Tensor](turned, x) is None  # strides that would have to be looked into
+
+
+def _looks(result: Any) -> list[Any]:
+    tensors = result if isinstance(result, tuple) else [result]
+    return [t if t is None else (t.shape, t.stride(), t.dtype) for t in tensors]
 
 
 @pytest.mark.parametrize("made", [doubled, autoencoder, denoiser])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,7 @@ from einops import rearrange
 from torch import Tensor
 
 from core.permutations import keyed_hash
-
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1: the key's increments per round
-_ROUNDS = 10
+from core.philox import MASK, OnDevice, TensorDraws, box_muller, rounds
 
 TOGETHER = ("posterior", "condition_dropout", "time", "noise")  # what a training step draws
 
@@ -47,19 +43,45 @@ class Draws:
     id: Tensor
     position: Tensor
     _streams: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _ahead: dict[Any, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.step_index <= _MASK:
+        if not 0 <= self.step_index <= MASK:
             raise ValueError(f"step_index {self.step_index} does not fit the generator's 32-bit counter word")
 
     def to(self, device: torch.device) -> Draws:
         """Return the same draws, made on `device`."""
         return replace(self, id=self.id.to(device), position=self.position.to(device))
 
+    def expect(self, purposes: Sequence[str]) -> None:
+        """Start the streams of what will be drawn, in one go: each go is a hundred operations on a GPU."""
+        if missing := [purpose for purpose in purposes if purpose not in self._streams]:
+            self._start_streams(missing)
+
+    def together(self, purposes: Sequence[str], shape: tuple[int, ...]) -> None:
+        """Make the (B, *shape) normals of several purposes in one go, where that takes fewer operations.
+
+        `normal` hands them out, once each.
+        """
+        if (device := self._device) is None or not device.prefers_one_go:
+            return
+        self.expect(purposes)
+        streams = torch.cat([self._streams[purpose] for purpose in purposes], 1)
+        made = device.normal(streams, math.prod(shape)).reshape(len(purposes), -1, *shape)
+        self._ahead.update(zip(((purpose, shape) for purpose in purposes), made, strict=True))
+
+    def stream(self, purpose: str) -> Tensor:
+        """Return the (8, B) int64 stream of a purpose, as `OnDevice.start` makes it: not on a CPU."""
+        if self._device is None:
+            raise ValueError(f"{self.id.device} keeps streams in another form")
+        found: Tensor = self._stream(purpose)
+        return found
+
     def bits(self, purpose: str, count: int) -> Tensor:
         """Draw (B, count) int64, each a uniform 32-bit word."""
-        if (kernel := self._kernel) is not None:
-            return kernel.words(self._stream(purpose), count)
+        if (device := self._device) is not None:
+            stream = self._stream(purpose)
+            return stream[4 : 4 + count].t() if count <= 4 else device.words(stream, count)
         return rearrange(torch.stack(self._words(purpose, count), -1), "b n w -> b (n w)")[:, :count]
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
@@ -70,10 +92,12 @@ class Draws:
     def normal(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Draw (B, *shape) float32 standard normals (Box and Muller 1958), up to 6.8 standard deviations."""
         count = math.prod(shape)
-        if (kernel := self._kernel) is not None:
-            return kernel.normal(self._stream(purpose), count).reshape(-1, *shape)
+        if (device := self._device) is not None:
+            if (ahead := self._ahead.pop((purpose, shape), None)) is not None:
+                return ahead
+            return device.normal(self._stream(purpose), count).reshape(-1, *shape)
         w0, w1, w2, w3 = self._words(purpose, count)
-        pairs = [*_box_muller(w0, w1), *_box_muller(w2, w3)]
+        pairs = [*box_muller(w0, w1), *box_muller(w2, w3)]
         return rearrange(torch.stack(pairs, -1), "b n w -> b (n w)")[:, :count].reshape(-1, *shape)
 
     def _words(self, purpose: str, count: int) -> list[Tensor]:
@@ -81,13 +105,17 @@ class Draws:
         *stream, first = self._stream(purpose)
         if count <= 4:
             return [_tensor(word)[:, None] for word in first]
-        block = _arange(-(-count // 4), self.id)
+        block = _arange(-(-count // 4))
         k0, k1, c2, c3 = (word[:, None] for word in stream)
-        return [_tensor(word) for word in _philox((block & _MASK, block >> 32, c2, c3), (k0, k1))]
+        return [_tensor(word) for word in rounds((block & MASK, block >> 32, c2, c3), (k0, k1))]
 
     @property
-    def _kernel(self) -> OnGpu | None:
-        return on_gpu if on_gpu is not None and self.id.device.type == on_gpu.device_type else None
+    def _device(self) -> OnDevice | None:
+        """Return what draws there; None on a CPU."""
+        kind = self.id.device.type
+        if on_gpu is not None and kind == on_gpu.device_type:
+            return on_gpu
+        return None if kind == "cpu" else _TENSORS
 
     def _stream(self, purpose: str) -> Any:
         """Return the stream of a purpose: its key and counter, and its first block."""
@@ -106,87 +134,33 @@ class Draws:
             )
         seeds = (self.seed,) if isinstance(self.seed, int) else self.seed
         keys = [[int.from_bytes(keyed_hash(8, s, purpose), "little") for s in seeds] for purpose in purposes]
-        if (kernel := self._kernel) is not None:
-            signed = [[key - (key >> 63 << 64) for key in row] for row in keys]
-            made = kernel.start(_tensor(_rows(signed, self.id)), self.id, self.position, self.step_index)
+        if (device := self._device) is not None:
+            # Sent without waiting for queued work of the device, as `device=` would.
+            sent = torch.tensor([[key - (key >> 63 << 64) for key in row] for row in keys])
+            there = sent.to(self.id.device, non_blocking=True)
+            made = device.start(there, self.id, self.position, self.step_index)
             self._streams.update(zip(purposes, made, strict=True))
             return
         k0, k1 = (
-            _rows([[key >> shift & _MASK for key in row] for row in keys], self.id) for shift in (0, 32)
+            np.array([[key >> shift & MASK for key in row] for row in keys], np.uint64) for shift in (0, 32)
         )
-        number, position = _words_of(self.id), _words_of(self.position)
+        number, position = (numbers.numpy().view(np.uint64) for numbers in (self.id, self.position))
         zero = number & 0
-        mixed = _philox(
-            (number & _MASK, (number >> 32) & _MASK, zero + self.step_index, position & _MASK), (k0, k1)
+        mixed = rounds(
+            (number & MASK, (number >> 32) & MASK, zero + self.step_index, position & MASK), (k0, k1)
         )
-        first = _philox((zero, zero, *mixed[2:]), mixed[:2])
+        first = rounds((zero, zero, *mixed[2:]), mixed[:2])
         for row, purpose in enumerate(purposes):
             self._streams[purpose] = (*(word[row] for word in mixed), [word[row] for word in first])
 
 
-class OnGpu(Protocol):
-    """What `core.draw_kernels` does in place of operations on tensors.  device_type: of the ids it takes."""
-
-    device_type: str
-
-    def start(self, keys: Tensor, ids: Tensor, positions: Tensor, step_index: int) -> Tensor: ...
-
-    def words(self, stream: Tensor, count: int) -> Tensor: ...
-
-    def normal(self, stream: Tensor, count: int) -> Tensor: ...
+on_gpu: OnDevice | None = None  # set by `models.kernels.kinds.use_kernels`, for the whole process
+_TENSORS = TensorDraws()
 
 
-on_gpu: OnGpu | None = None  # set by `models.kernels.kinds.use_kernels`, for the whole process
+def _tensor(words: np.ndarray) -> Tensor:
+    return torch.from_numpy(words.view(np.int64))
 
 
-def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Run Philox-4x32-10 on every counter under its key.
-
-    counter: (..., 4) int64 and key: (..., 2) int64, each entry a 32-bit word; the leading shapes broadcast.
-    Returns (..., 4) int64 of 32-bit words.
-    """
-    k0, k1 = key.unbind(-1)
-    c0, c1, c2, c3 = counter.unbind(-1)
-    return torch.stack(_philox((c0, c1, c2, c3), (k0, k1)), -1)
-
-
-def _philox(counter: Sequence[Any], key: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-    """Run the ten rounds; the four words broadcast with each other and with the key.
-
-    On tensors of int64 (CUDA), or on arrays of uint64 (CPU, where NumPy takes a third of the time for small
-    ones). Products wrap to the low 64 bits, which is all a 32x32 product needs. The upper halves of words
-    carry rubbish between rounds and are masked only where the next product would see them: 10 operations a
-    round.
-    """
-    (c0, c1, c2, c3), (k0, k1) = counter, key
-    for round in range(_ROUNDS):
-        if round:
-            k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = ((p1 >> 32) ^ c1 ^ k0) & _MASK, p1, ((p0 >> 32) ^ c3 ^ k1) & _MASK, p0
-    return c0, c1 & _MASK, c2, c3 & _MASK
-
-
-def _words_of(numbers: Tensor) -> Any:
-    """View the memory in the form on which `_philox` is fastest."""
-    return numbers.numpy().view(np.uint64) if numbers.device.type == "cpu" else numbers
-
-
-def _tensor(words: Any) -> Tensor:
-    return words if isinstance(words, Tensor) else torch.from_numpy(words.view(np.int64))
-
-
-def _rows(numbers: list[list[int]], like: Tensor) -> Any:
-    """Return a matrix; sent without waiting for queued work of the device, as `device=` would."""
-    return _words_of(torch.tensor(numbers, dtype=torch.int64).to(like.device, non_blocking=True))
-
-
-def _arange(count: int, like: Tensor) -> Any:
-    return _words_of(torch.arange(count, device=like.device)[None])
-
-
-def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two independent normals from two 32-bit words; the radius takes all of `a`, for the tails."""
-    radius = ((a.float() + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
-    angle = b.float() * (2 * math.pi * 2.0**-32)
-    return radius * angle.cos(), radius * angle.sin_()
+def _arange(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.uint64)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,24 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from core.batch import Condition
-from core.diffusion import predictions, timesteps
+from core.diffusion import predictions
 from core.diffusion.alignment.aligned import PROJECTOR, Alignment, not_aligned
-from core.diffusion.conditioning import drop_condition
-from core.diffusion.frames.training_levels import (
-    draw_times,
-    give_frames,
-    wide,
-)
+from core.diffusion.frames.training_levels import give, wide
 from core.diffusion.objectives.config import ObjectiveConfig, require_levels
-from core.diffusion.objectives.consistency import Teacher, consistency_loss, neighbours
+from core.diffusion.objectives.consistency import Teacher, consistency_loss
 from core.diffusion.objectives.denoising import denoising_loss
-from core.diffusion.objectives.mean_flow import mean_flow_loss, step_times
+from core.diffusion.objectives.drawn import Choices, Chooser
+from core.diffusion.objectives.mean_flow import mean_flow_loss
+from core.diffusion.objectives.mixer import Ingredients, Mixer
 from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.diffusion.objectives.own import LogVariance, Own, OwnParameters
 from core.diffusion.objectives.shown_tokens import Showing
 from core.diffusion.paths.config import PathRecord, path_record
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.predictions import Before, level_before
+from core.diffusion.predictions import level_before
 from core.diffusion.time_density import read_density
 from core.diffusion.weightings import training_weight
 from core.draws import Draws
@@ -110,46 +108,94 @@ class Objective:
 
         still: (B, C, 1, H, W), which a last frame that is given alone is taken from; None takes x0's own.
         """
-        config, path = self.config, self.path
-        condition = drop_condition(condition, draws.uniform("condition_dropout") < config.label_dropout)
-        for share, part in ((config.class_dropout, "label"), (config.text_dropout, "text")):
-            if share:
-                dropped = draws.uniform(f"{part}_dropout") < share
-                condition = drop_condition(condition, dropped, label=part == "label", text=part == "text")
-        if self.frame_condition or self.unit:
-            given, unit = config.given, self.unit or 1
-            condition, x0 = give_frames(condition, x0, draws, config.given_frames, given, unit, still)
-        positions, density = x0.shape[2:].numel(), self._density
-        if self.unit:
-            mask = None if condition.frame_mask is None else condition.frame_mask[:, :: self.unit]
-            groups = x0.shape[2] // self.unit
-            t = draw_times(
-                config.frame_times, config.timesteps, path, draws, groups, positions, mask, density
-            )
-        else:
-            uniforms = timesteps.uniforms(config.timesteps, draws)
-            t = timesteps.draw(config.timesteps, path, uniforms, positions, density)
-        noise, end = draws.normal("noise", tuple(x0.shape[1:])), None
-        if config.kind == "mean_flow":
-            other = timesteps.draw(config.timesteps, path, draws.uniform("end_time"), positions, density)
-            t, end = step_times(config.mean_flow, t, other, draws)
-        elif config.kind != "denoising":
-            t, end = neighbours(config.consistency, t, draws.step_index)
-        noised = self.noised_at(x0, condition, t, noise)
-        return noised if end is None else replace(noised, noise=noise, end=end)
+        chosen = self._choose(x0.shape, condition, draws, still)
+        condition = chosen.condition
+        if chosen.given is not None:
+            condition, x0 = give(condition, x0, chosen.given, self.unit or 1, still)
+        noise = draws.normal("noise", tuple(x0.shape[1:]))
+        noised = self.noised_at(x0, condition, chosen.t, noise)
+        return noised if chosen.end is None else replace(noised, noise=noise, end=chosen.end)
 
     def noised_at(self, x0: Tensor, condition: Condition, t: Tensor, noise: Tensor) -> NoisyBatch:
         """Return the batch at times t: (B,), or (B, T / unit) where frames have levels of their own."""
-        path, told = self.path, self.path.time_input(t)
-        if t.ndim == 2:
-            t = t.repeat_interleave(self.unit, 1)
-        alpha, sigma = wide(path.alpha(t)), wide(path.sigma(t))
-        target = predictions.target(self.config.prediction, x0, noise, *self._levels(t, alpha, sigma))
-        x_t, weight = alpha * x0 + sigma * noise, self._weight(t)
+        told, t = self.path.time_input(t), self._of_frames(t)
+        alpha, sigma = map(wide, self.path.levels(t))
+        before = None if (lower := self._before(t)) is None else (wide(lower[0]), wide(lower[1]))
+        target = predictions.target(self.config.prediction, x0, noise, alpha, sigma, before)
         if t.ndim == 2:
             target = torch.where(wide(t) > 0, target, 0.0)
-            weight = None if weight is None else torch.where(t > 0, weight, 0.0)
-        return NoisyBatch(x0, x_t, target, t, told, alpha, sigma, weight, condition)
+        x_t = alpha * x0 + sigma * noise
+        return NoisyBatch(x0, x_t, target, t, told, alpha, sigma, self._weight(t), condition)
+
+    def mixed(
+        self,
+        mixer: Mixer,
+        moments: Tensor,
+        normal: tuple[Tensor, Tensor],
+        condition: Condition,
+        draws: Draws,
+        still: Tensor | None = None,
+    ) -> NoisyBatch:
+        """Compute what `noised` does of the latents of moments (B, M, C, T, H, W), in one pass over these.
+
+        normal: mean and std of latents, (C, 1) or (C, T) float32.
+        """
+        draws.expect(self.purposes)
+        chosen = self._choose((len(moments), *moments.shape[2:]), condition, draws, still)
+        condition, given = chosen.condition, chosen.given
+        told, t = self.path.time_input(chosen.t), self._of_frames(chosen.t)
+        alpha, sigma = self.path.levels(t)
+        mixed = mixer.mix(
+            Ingredients(
+                moments,
+                *normal,
+                draws.stream("posterior") if moments.shape[1] > 1 else None,
+                draws.stream("noise"),
+                self._mixing_levels(t, alpha, sigma),
+                None if given is None else given.mask,
+                None if given is None or given.is_picture is None else still,
+                None if given is None else given.is_picture,
+                self.unit or 1,
+            ),
+            keeps_all=not self._is_plain,
+        )
+        if given is not None:
+            condition = replace(condition, frame_mask=given.mask, frame_latents=mixed.frame_latents)
+        known = t, told, wide(alpha), wide(sigma), self._weight(t), condition
+        return NoisyBatch(mixed.x0, mixed.x_t, mixed.target, *known, noise=mixed.noise, end=chosen.end)
+
+    @functools.cached_property
+    def purposes(self) -> tuple[str, ...]:
+        """The purposes of all draws of a sample, those of its latents among them."""
+        return self._chooser.purposes
+
+    @property
+    def _chooser(self) -> Chooser:
+        return Chooser(self.config, self.path, self._density, self.frame_condition, self.unit)
+
+    def _choose(
+        self, shape: tuple[int, ...], condition: Condition, draws: Draws, still: Tensor | None
+    ) -> Choices:
+        return self._chooser.choose(shape[2:], condition, draws, has_stills=still is not None)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Return whether the loss takes x_t to the network as it is, and neither data nor noise."""
+        return (
+            self.config.kind == "denoising" and not self.config.learned_sigma and not self.path.scales_input
+        )
+
+    def _of_frames(self, t: Tensor) -> Tensor:
+        """Return times of groups of frames (B, T / unit) as those of frames, and others as they are."""
+        return t.repeat_interleave(self.unit, 1) if t.ndim == 2 else t
+
+    def _mixing_levels(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return alpha, sigma and the target's factors of data and noise, (4, B, 1 or T)."""
+        parts = predictions.parts(self.config.prediction, alpha, sigma, self._before(t))
+        factors = [part if isinstance(part, Tensor) else torch.full_like(alpha, part) for part in parts]
+        if t.ndim == 2:
+            factors = [torch.where(t > 0, factor, 0.0) for factor in factors]
+        return torch.stack([alpha, sigma, *factors]).reshape(4, len(t), -1)
 
     def loss_of(
         self, model: Model, noised: NoisyBatch, features: Tensor | None = None, step_index: int = 0
@@ -185,18 +231,23 @@ class Objective:
             log_variance=self._own if config.weighting == "learned" else None,
         )
 
-    def _levels(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Before]:
-        """Return what a target is made with: the levels, and those of the step before where it needs them."""
+    def _before(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the levels of the step before, in the shape of t, where a target needs them."""
         if self.config.prediction != "posterior_mean":
-            return alpha, sigma, None
-        before = [wide(level.float()) for level in level_before(self.path, t)]
-        return alpha, sigma, (before[0], before[1])
+            return None
+        alpha, sigma = level_before(self.path, t)
+        return alpha.float(), sigma.float()
 
     def _weight(self, t: Tensor) -> Tensor | None:
-        """Return the weight of the squared error of the output at times t, in their shape; None for 1."""
+        """Return the weight of the squared error of the output at times t, in their shape; None for 1.
+
+        Frames at time 0 count nothing.
+        """
         config = self.config
         space = config.loss_space or config.prediction
-        return training_weight(config.weighting, config.parameter, config.prediction, space, self.path, t)
+        known = config.weighting, config.parameter, config.prediction, space, self.path, t
+        weight = training_weight(*known)
+        return weight if weight is None or t.ndim == 1 else torch.where(t > 0, weight, 0.0)
 
 
 def _without(part: str, *inputs: Tensor) -> Tensor:

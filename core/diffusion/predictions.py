@@ -41,7 +41,7 @@ def target(
             return noise - x0
         case "score":
             return -noise / sigma
-    p, q = _parts(kind, alpha, sigma, before)
+    p, q = parts(kind, alpha, sigma, before)
     return p * x0 + q * noise
 
 
@@ -53,7 +53,7 @@ def to_data(
         return output
     if kind == "score":  # has a value where sigma = 0, which the general form has not
         return (x_t + sigma**2 * output) / alpha
-    _, q = _parts(kind, alpha, sigma, before)
+    _, q = parts(kind, alpha, sigma, before)
     return (q * x_t - sigma * output) / determinant(kind, alpha, sigma, before)
 
 
@@ -65,7 +65,7 @@ def to_noise(
         return output
     if kind == "score":
         return -sigma * output
-    p, _ = _parts(kind, alpha, sigma, before)
+    p, _ = parts(kind, alpha, sigma, before)
     return (alpha * output - p * x_t) / determinant(kind, alpha, sigma, before)
 
 
@@ -81,7 +81,7 @@ def shares(
     wanted: the factors of data and of noise in it. Where the determinant is 0 there are none: the error is
     ZeroDivisionError.
     """
-    (p, q), (of_data, of_noise) = _parts(kind, alpha, sigma, before), wanted
+    (p, q), (of_data, of_noise) = parts(kind, alpha, sigma, before), wanted
     determinant = alpha * q - sigma * p
     of_x, of_output = of_data * q - of_noise * p, of_noise * alpha - of_data * sigma
     return float(of_x / determinant), float(of_output / determinant)
@@ -97,7 +97,7 @@ def noise_beside(data: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tenso
 
 def determinant(kind: Prediction, alpha: Level, sigma: Level, before: Before = None) -> Level:
     """Return alpha q - sigma p: an error e in the output is an error -sigma e / determinant in x0."""
-    p, q = _parts(kind, alpha, sigma, before)
+    p, q = parts(kind, alpha, sigma, before)
     return alpha * q - sigma * p
 
 
@@ -108,8 +108,8 @@ def level_before(path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
     return path.alpha(s), path.sigma(s)
 
 
-def _parts(kind: Prediction, alpha: Level, sigma: Level, before: Before) -> tuple[Level, Level]:
-    """Return p and q of the prediction p x0 + q noise."""
+def parts(kind: Prediction, alpha: Level, sigma: Level, before: Before) -> tuple[Level, Level]:
+    """Return p and q of the prediction p x0 + q noise: numbers, or in the shape of the levels."""
     match kind:
         case "noise":
             return 0.0, 1.0

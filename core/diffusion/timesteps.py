@@ -68,13 +68,18 @@ def uniforms(config: TimestepConfig, draws: Draws) -> Tensor:
     own = draws.uniform("time")
     if not config.stratified:
         return own
-    zero = torch.zeros_like(draws.position[:1])
-    shift = Draws(draws.seed, draws.step_index, zero, zero).bits("time_cells", 1)[0] & (CELLS - 1)
-    cell = torch.zeros_like(draws.position)
-    for bit in range(CELLS.bit_length() - 1):
-        cell = cell << 1 | draws.position >> bit & 1
-    spread = ((cell ^ shift) + own.double()) / CELLS
+    first = torch.zeros(1, dtype=torch.int64)  # on the host: one number, and some hundred operations
+    shift = Draws(draws.seed, draws.step_index, first, first).bits("time_cells", 1)[0] & (CELLS - 1)
+    cell = _reversed(draws.position) >> 16 - (CELLS.bit_length() - 1)
+    spread = ((cell ^ int(shift)) + own.double()) / CELLS
     return spread.clamp(EDGE / 2, 1 - EDGE / 2).float()
+
+
+def _reversed(numbers: Tensor) -> Tensor:
+    """Return the lower 16 bits of each number in the other order."""
+    for width, mask in ((1, 0x5555), (2, 0x3333), (4, 0x0F0F), (8, 0x00FF)):
+        numbers = (numbers & mask) << width | numbers >> width & mask
+    return numbers
 
 
 def shift_of(config: TimestepConfig, positions: int) -> float:

@@ -88,8 +88,8 @@ class EngineConfig:
     )
     kernels: Literal["torch", "triton"] = setting(
         "torch",
-        "triton: draws and adaLN by kernels of this project, on CUDA (the extra kernels); not faster than "
-        "compiled blocks until a device check says so",
+        "triton: draws, noising and adaLN by kernels of this project, on CUDA (the extra kernels); not "
+        "faster than compiled blocks until a device check says so",
         role="work",
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")

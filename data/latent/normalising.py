@@ -105,11 +105,21 @@ class Normaliser:
         """Number of latent frames that the statistics are for; 0 for any number."""
         return len(self.mean[0]) if isinstance(self.mean[0], tuple) else 0
 
+    def statistics_on(self, device: torch.device, frames: int) -> tuple[Tensor, Tensor]:
+        """Return mean and std for latents of so many frames, each (C, 1) or (C, frames) float32."""
+        mean, std = self._on(device, torch.float32, len(self.mean), frames)
+        return mean.reshape(len(self.mean), -1), std.reshape(len(self.mean), -1)
+
     def _like(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        values = torch.tensor([self.mean, self.std], dtype=latents.dtype)
-        values = values.to(latents.device, non_blocking=True)  # every micro-batch: do not wait for a GPU
-        values = values.reshape(2, 1, latents.shape[1], -1, 1, 1)
+        return self._on(latents.device, latents.dtype, latents.shape[1], latents.shape[2])
+
+    def _on(
+        self, device: torch.device, dtype: torch.dtype, channels: int, frames: int
+    ) -> tuple[Tensor, Tensor]:
+        values = torch.tensor([self.mean, self.std], dtype=dtype)
+        values = values.reshape(2, 1, channels, -1, 1, 1)
         if values.shape[3] > 1:
-            values = values[:, :, :, : latents.shape[2]]
-        mean, std = values
-        return mean, std.clamp_min(1e-6)  # a channel that never changes
+            values = values[:, :, :, :frames]
+        values[1].clamp_(min=1e-6)  # a channel that never changes
+        mean, std = values.to(device, non_blocking=True)  # every micro-batch: do not wait for a GPU
+        return mean, std

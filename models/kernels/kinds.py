@@ -1,4 +1,4 @@
-"""Put kernels in the place of a network's functions where they are asked for; nothing else imports them."""
+"""Put kernels in the place of plain operations where they are asked for; nothing else imports them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core import draws
+from core.diffusion.objectives.mixer import Mixer
 from core.errors import UserError
 
 
@@ -17,11 +18,18 @@ def use_kernels(network: nn.Module, device: torch.device) -> None:
         raise UserError("kernels", "triton", "torch without a CUDA device")
     if importlib.util.find_spec("triton") is None:
         raise UserError("kernels", "triton", "torch, since Triton is not installed (the extra `kernels`)")
-    from core.draw_kernels import TritonDraws
+    from core.kernels.draw_kernels import TritonDraws
     from models.kernels import adaln
 
     put_in(network, {"norm_modulate": adaln.norm_modulate, "gated_norm_modulate": adaln.gated_norm_modulate})
     draws.on_gpu = TritonDraws()
+
+
+def mixer(dtype: torch.dtype) -> Mixer:
+    """Return a kernel that draws latents and noises them.  dtype: in which the network computes."""
+    from core.kernels.mixing_kernel import TritonMixer
+
+    return TritonMixer(dtype)
 
 
 def put_in(network: nn.Module, kernels: dict[str, object]) -> None:

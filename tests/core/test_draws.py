@@ -2,14 +2,16 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from core.draws import Draws, _box_muller, philox
+from core.draws import Draws
 from core.permutations import permutation, scrambled
+from core.philox import TensorDraws, box_muller, philox
 
 # Random123 kat_vectors, philox4x32 with 10 rounds: counter, key, expected.
 KNOWN = [
@@ -80,6 +82,63 @@ def test_a_longer_draw_begins_with_the_shorter() -> None:
     assert torch.equal(draws([3]).normal("x", (9,))[:, :6], draws([3]).normal("x", (6,)))
 
 
+@pytest.fixture
+def by_tensors(monkeypatch: pytest.MonkeyPatch) -> Callable[[Draws], Draws]:
+    """Return what makes draws be made as on a device without kernels, by operations on tensors."""
+    device = TensorDraws()
+    device.device_type = "cpu"
+
+    def make(one: Draws) -> Draws:
+        monkeypatch.setattr("core.draws.on_gpu", device)
+        return replace(one)
+
+    return make
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, (1, 2**64 - 1, 3, 4)])
+def test_operations_on_tensors_give_the_bits_of_arrays(
+    by_tensors: Callable[[Draws], Draws], seed: int | tuple[int, ...]
+) -> None:
+    ids, positions = torch.tensor([0, 7, 2**40 + 3, 2**62]), torch.tensor([3, 0, 2**31, 2**32 - 1])
+    here = Draws(seed, 2**32 - 1, ids, positions)
+    sizes, pair = (1, 6, 1031), ("posterior", "noise")
+    bits, uniforms = [here.bits("noise", n) for n in sizes], [here.uniform("time", (n,)) for n in sizes]
+    normals = [[here.normal(purpose, (n,)) for purpose in pair] for n in sizes]
+    there = by_tensors(here)
+    for place, n in enumerate(sizes):
+        assert torch.equal(there.bits("noise", n), bits[place])
+        assert torch.equal(there.uniform("time", (n,)), uniforms[place])
+        there.together(pair, (n,))
+        for _ in range(2):  # made together, and then anew
+            assert all(
+                torch.equal(there.normal(p, (n,)), x) for p, x in zip(pair, normals[place], strict=True)
+            )
+
+
+def test_a_stream_on_a_device_is_its_key_its_counter_and_its_first_block(
+    by_tensors: Callable[[Draws], Draws],
+) -> None:
+    here = draws([11, 2**40], [0, 1])
+    first = here.bits("x", 4)
+    with pytest.raises(ValueError, match="keeps streams in another form"):
+        here.stream("x")
+    k0, k1, c2, c3, _ = here._streams["x"]
+    found = by_tensors(here).stream("x")
+    assert found[:4].tolist() == np.stack([k0, k1, c2, c3]).tolist()
+    assert torch.equal(found[4:].t(), first)
+
+
+def test_what_is_expected_is_started_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, expected = draws([3]), draws([3])
+    goes: list[list[str]] = []
+    plain = Draws._start_streams
+    monkeypatch.setattr(Draws, "_start_streams", lambda self, names: goes.append(names) or plain(self, names))
+    expected.expect(("flip", "time"))
+    expected.expect(("time", "noise"))
+    assert goes == [["flip", "time"], ["noise"]]
+    assert torch.equal(expected.bits("time", 5), one.bits("time", 5))
+
+
 def test_fixed_values_stay_what_they_are() -> None:
     """Changing these changes every run that is continued."""
     assert draws([11, 12], [0, 1]).bits("noise", 2).tolist() == GOLDEN_BITS
@@ -92,7 +151,7 @@ GOLDEN_BITS = [[780847648, 830538365], [3579650613, 1124345612]]
 def test_a_block_beyond_32_bits_takes_the_second_word_of_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draw is as long; the counter has room for it."""
     far = 2**33 + 5
-    monkeypatch.setattr("core.draws._arange", lambda count, like: np.array([[far]], np.uint64))
+    monkeypatch.setattr("core.draws._arange", lambda count: np.array([[far]], np.uint64))
     one = draws([11])
     one.bits("x", 1)
     k0, k1, c2, c3, _ = one._streams["x"]
@@ -149,7 +208,7 @@ def test_no_more_blocks_are_made_than_are_asked_for() -> None:
 
 
 def test_the_least_word_gives_the_largest_normal() -> None:
-    first, second = _box_muller(torch.tensor([0]), torch.tensor([0]))
+    first, second = box_muller(torch.tensor([0]), torch.tensor([0]))
     assert first.item() == pytest.approx((2 * 33 * math.log(2)) ** 0.5)
     assert second.item() == 0
 

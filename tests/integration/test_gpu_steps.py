@@ -54,7 +54,7 @@ from tools.train.objective import LatentObjective
 CPU = torch.device("cpu")
 # Whether the step is applied, and how far it is clipped.
 NORM = "core/engine/flat_adamw.py:gradient_norm (aten._local_scalar_dense.default)"
-ONCE = {"core/diffusion/paths/chain.py:_table_on (to cuda:0)"}  # in a process
+ONCE = {"core/diffusion/paths/chain.py:_ends_on (to cuda:0)"}  # in a process
 LABELS = DiTConfig(width=32, depth=1, heads=2, num_classes=3, learned_sigma=True)
 OBJECTIVES = {
     "flow": (LABELS, ObjectiveConfig()),

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from core.averages.ema import EmaConfig
 from core.batch import Batch
 from core.diffusion.alignment.aligned import Alignment
@@ -29,6 +31,7 @@ from data.loading.ahead import read_ahead
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig
+from models.kernels.kinds import mixer
 from models.precision import AskedPrecision, Precision, compute_in, settle_precision
 from tools.preview.config import PreviewConfig, ScoreConfig
 from tools.preview.score_setup import make_scores
@@ -117,6 +120,8 @@ def train(
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
     model = make_network(config.model, engine, shapes, world, seed=seed, run=output)
+    if engine.kernels == "triton":
+        objective.mix_by(mixer(torch.bfloat16 if engine.precision == "bf16" else torch.float32))
     if beginning:
         beginning.put_into(model, output)
     if config.objective.kind == "distillation":

@@ -14,6 +14,7 @@ from core.batch import Batch
 from core.diffusion.alignment.aligned import Alignment
 from core.diffusion.objective import Objective
 from core.diffusion.objectives.config import ObjectiveConfig
+from core.diffusion.objectives.mixer import Mixer
 from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.diffusion.paths.config import PathRecord
 from core.distributed.ranks import World
@@ -56,16 +57,29 @@ class LatentObjective:
         self.diffusion = Objective(config, frame_condition=frame_condition, **known)
         self._normaliser, self._moments, self._features = normaliser, moments, features
         self._stills = stills
+        self._mixer: Mixer | None = None
+
+    def mix_by(self, mixer: Mixer) -> None:
+        """Take a kernel that draws latents and noises them in one pass."""
+        self._mixer = mixer
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Losses:
         """Return the loss of every sample of a micro-batch."""
         noised, features = self.noised(batch, draws), self.features(batch, draws.step_index)
         return self.diffusion.loss_of(model, noised, features, draws.step_index)
 
+    @torch.no_grad()
     def noised(self, batch: Batch, draws: Draws) -> NoisyBatch:
         """Return what the network sees of a micro-batch."""
-        latents = self.latents(batch, draws)
-        still = self.still(batch, latents.shape[2])
+        moments = batch.x if self._moments is None else self._moments(batch.x)
+        shape, still = tuple(moments.shape[2:]), self.still(batch, moments.shape[3])
+        if self._mixer is not None:
+            normal = self._normaliser.statistics_on(moments.device, shape[1])
+            return self.diffusion.mixed(self._mixer, moments, normal, batch.condition, draws, still)
+        draws.expect(self.diffusion.purposes)
+        if moments.shape[1] > 1:
+            draws.together(("posterior", "noise"), shape)
+        latents = self._normaliser.apply(sample_posterior(moments, draws))
         return self.diffusion.noised(latents, batch.condition, draws, still)
 
     @torch.no_grad()
@@ -74,12 +88,6 @@ class LatentObjective:
         if not self.diffusion.aligns(step_index):
             return None
         return batch.features if self._features is None else self._features(batch)
-
-    @torch.no_grad()
-    def latents(self, batch: Batch, draws: Draws) -> Tensor:
-        """Draw the clean latents (B, C, T, H, W) of a batch, normalised."""
-        moments = batch.x if self._moments is None else self._moments(batch.x)
-        return self._normaliser.apply(sample_posterior(moments, draws))
 
     @torch.no_grad()
     def still(self, batch: Batch, frames: int) -> Tensor | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -49,52 +49,80 @@ class GivenConfig:
         return self.first, self.last, self.ends, self.every, self.random
 
 
-def give_frames(
-    condition: Condition,
-    x0: Tensor,
-    draws: Draws,
-    share: float,
-    config: GivenConfig,
-    unit: int = 1,
-    still: Tensor | None = None,
-) -> tuple[Condition, Tensor]:
-    """Give `share` of the clips frames by a pattern; the rest get none.  Return x0 (B, C, T, H, W) as given.
+class Given(NamedTuple):
+    """Frames that are given: mask (B, T) float32, 1 where.
 
-    unit: latent frames that are given together.  With `first` alone the draws are those of one pattern.
-    still: (B, C, 1, H, W), what a picture is encoded to; patterns `last` and `ends` put it in the place of a
-    last unit that is given without the one before.  Draws are those without.
+    is_picture: (B,) of clips whose last unit is what a picture is encoded to; None where none can be.
     """
-    groups = x0.shape[2] // unit
-    place = torch.arange(groups, device=x0.device)
+
+    mask: Tensor
+    is_picture: Tensor | None
+
+
+def choose_given(
+    draws: Draws, frames: int, share: float, config: GivenConfig, unit: int = 1, *, has_stills: bool = False
+) -> Given:
+    """Give `share` of the clips frames by a pattern; the rest get none.
+
+    frames: latent frames T of a clip.  unit: those that are given together.  With `first` alone the draws are
+    those of one pattern.  has_stills: whether a last unit that is given without the one before, by the
+    patterns `last` and `ends`, is to be a picture. Draws are those without.
+    """
+    groups = frames // unit
+    place = torch.arange(groups, device=draws.id.device)
     given, count = draws.uniform("given_frames", (2,)).unbind(1)
     many = (1 + torch.floor(count * (groups - 1))).clamp(max=groups - 1)[:, None]
     mask = place < many
     kind = None
     if config.weights[1:] != (0.0,) * 4:
-        chance = draws.uniform("given_subset", (groups,))
-        is_end = (place == 0) | (place == groups - 1)
-        patterns = torch.stack(
-            [
-                mask,
-                groups - 1 - place < many,
-                is_end.expand_as(mask),
-                (place % config.n == 0).expand_as(mask),
-                chance < count[:, None],
-            ]
-        )
-        bounds = torch.tensor(config.weights, dtype=torch.float64, device=x0.device).cumsum(0)
-        drawn = draws.uniform("given_pattern").double() * bounds[-1]
-        kind = torch.searchsorted(bounds, drawn, right=True)
-        mask = patterns[kind, torch.arange(len(kind), device=x0.device)]
-        mask = mask & ~mask.all(1, keepdim=True)
+        kind, mask = _by_pattern(draws, config, place, mask, count, many)
     mask = mask & (given < share)[:, None]
-    if still is not None and kind is not None and groups > 1:
+    is_picture = None
+    if has_stills and kind is not None and groups > 1:
         is_picture = mask[:, -1] & ~mask[:, -2] & ((kind == LAST) | (kind == ENDS))
-        ending = torch.where(rearrange(is_picture, "b -> b 1 1 1 1"), still.to(x0.dtype), x0[:, :, -unit:])
+    return Given(repeat(mask.float(), "b g -> b (g unit)", unit=unit), is_picture)
+
+
+def _by_pattern(
+    draws: Draws, config: GivenConfig, place: Tensor, first: Tensor, count: Tensor, many: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the pattern (B,) of every clip, and which groups (B, groups) it gives.
+
+    first: those of the pattern of that name.  count: in (0, 1), and many: of groups, (B,) and (B, 1).
+    """
+    groups = len(place)
+    chance = draws.uniform("given_subset", (groups,))
+    is_end = (place == 0) | (place == groups - 1)
+    every = place % config.n == 0
+    patterns = torch.stack(
+        [
+            first,
+            groups - 1 - place < many,
+            is_end.expand_as(first),
+            every.expand_as(first),
+            chance < count[:, None],
+        ]
+    )
+    bounds = torch.tensor(config.weights, dtype=torch.float64).cumsum(0).to(place.device, non_blocking=True)
+    drawn = draws.uniform("given_pattern").double() * bounds[-1]
+    kind = torch.searchsorted(bounds, drawn, right=True)
+    mask = patterns[kind, torch.arange(len(kind), device=place.device)]
+    return kind, mask & ~mask.all(1, keepdim=True)
+
+
+def give(
+    condition: Condition, x0: Tensor, given: Given, unit: int, still: Tensor | None
+) -> tuple[Condition, Tensor]:
+    """Return the condition with the frames that are given, and x0 (B, C, T, H, W) as it is then.
+
+    still: (B, C, 1, H, W), what a picture is encoded to.
+    """
+    if still is not None and given.is_picture is not None:
+        is_picture = rearrange(given.is_picture, "b -> b 1 1 1 1")
+        ending = torch.where(is_picture, still.to(x0.dtype), x0[:, :, -unit:])
         x0 = torch.cat([x0[:, :, :-unit], ending], 2)
-    mask = repeat(mask.float(), "b g -> b (g unit)", unit=unit)
-    given_latents = x0 * rearrange(mask, "b t -> b 1 t 1 1")
-    return replace(condition, frame_mask=mask, frame_latents=given_latents), x0
+    latents = x0 * rearrange(given.mask, "b t -> b 1 t 1 1")
+    return replace(condition, frame_mask=given.mask, frame_latents=latents), x0
 
 
 def draw_times(

@@ -32,7 +32,7 @@ def denoising_loss(
     seen = predictions.network_input(path, noised.x_t, noised.alpha, noised.sigma)
     output = model(seen, noised.time_input, noised.condition)
     variance_fraction: Tensor | None = None
-    if output.shape[1] == 2 * noised.x0.shape[1]:
+    if output.shape[1] == 2 * noised.target.shape[1]:
         output, variance = output.chunk(2, dim=1)
         variance_fraction = variance if bound_weight is not None else None
     elif bound_weight is not None:

@@ -45,6 +45,10 @@ class DDPM:
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sqrt(-torch.expm1(self._log_alpha_squared(t))).to(t.dtype)
 
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        known = self._log_alpha_squared(t)
+        return torch.exp(known / 2).to(t.dtype), torch.sqrt(-torch.expm1(known)).to(t.dtype)
+
     def time_input(self, t: Tensor) -> Tensor:
         return self.num_steps * t - 1
 
@@ -59,18 +63,19 @@ class DDPM:
         return bool(torch.isneginf(self.table[-1]))
 
     def _log_alpha_squared(self, t: Tensor) -> Tensor:
-        table = self._table_on(t.device)
         place = t.double() * self.num_steps
         index = place.long().clamp(0, self.num_steps - 1)
+        below, above = self._ends_on(t.device)[:, index]
+        inner = torch.lerp(below, above, place - index)
         if not self._ends_without_signal:
-            return torch.lerp(table[index], table[index + 1], place - index)
-        inner = torch.lerp(table[index], table[(index + 1).clamp(max=self.num_steps - 1)], place - index)
-        last = table[-2] + 2 * torch.log1p(-(place - index).clamp(max=1))
+            return inner
+        last = self._ends_on(t.device)[0, -1] + 2 * torch.log1p(-(place - index).clamp(max=1))
         return torch.where(index == self.num_steps - 1, last, inner)
 
-    def _table_on(self, device: torch.device) -> Tensor:
+    def _ends_on(self, device: torch.device) -> Tensor:
+        """Return (2, N), log alpha^2 at the beginning and at the end of every step."""
         if device not in self._moved:
-            self._moved[device] = self.table.to(device)
+            self._moved[device] = torch.stack([self.table[:-1], self.table[1:]]).to(device)
         return self._moved[device]
 
 

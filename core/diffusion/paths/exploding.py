@@ -41,6 +41,9 @@ class Exploding:
         # g^2 - g(0)^2 as g(0)^2 (exp(2 log(g / g(0))) - 1), which loses no digits near t = 0
         return (self.sigma_min * torch.sqrt(torch.expm1(2 * self._log_growth(t.double())))).to(t.dtype)
 
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.alpha(t), self.sigma(t)
+
     def time_input(self, t: Tensor) -> Tensor:
         return 1000 * t
 

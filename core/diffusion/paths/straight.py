@@ -25,6 +25,9 @@ class RectifiedFlow:
     def sigma(self, t: Tensor) -> Tensor:
         return t
 
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.alpha(t), self.sigma(t)
+
     def time_input(self, t: Tensor) -> Tensor:
         return 1000 * t
 

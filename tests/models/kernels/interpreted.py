@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from core import draws
-from core.draw_kernels import TritonDraws
 from core.draws import Draws
+from core.kernels.draw_kernels import TritonDraws
+from core.kernels.mixing_kernel import TritonMixer
 from models.kernels import adaln
 from models.layers import transformer
+from tests.tools.train.mixing_cases import CASES, apart, noisy
 
 SHAPES = ((2, 5, 24), (1, 19, 40))  # tokens that fill no run of rows, widths that fill no block
 
@@ -47,7 +49,7 @@ def run(functions: Any, tensors: list[Tensor], dtype: torch.dtype, *, is_gated: 
     return [*outputs, *torch.autograd.grad(loss, inputs)]
 
 
-def apart(found: Tensor, exact: Tensor) -> float:
+def _apart(found: Tensor, exact: Tensor) -> float:
     """Return the largest error, of the largest value."""
     found, exact = found.detach().double(), exact.detach().double()
     return float((found - exact).abs().max() / exact.abs().max())
@@ -66,7 +68,7 @@ def adaln_errors(dtype: torch.dtype) -> dict[str, list[float]]:
                 kernels = run(adaln, tensors, dtype, is_gated=is_gated)
                 plain = run(_Rounding(dtype), [each.double() for each in tensors], dtype, is_gated=is_gated)
                 pairs = zip(kernels, plain, strict=True)
-                found[f"{shape} {per_token} {is_gated}"] = [apart(*pair) for pair in pairs]
+                found[f"{shape} {per_token} {is_gated}"] = [_apart(*pair) for pair in pairs]
     return found
 
 
@@ -103,12 +105,24 @@ def draw_errors() -> dict[str, Any]:
     return found
 
 
+def mixing_errors(dtype: torch.dtype) -> dict[str, dict[str, float]]:
+    """Return for each case how far the tensors of a noisy batch are from the plain ones."""
+    device = TritonDraws()
+    device.device_type = "cpu"
+    found = {}
+    for name, case in CASES.items():
+        plain = noisy(case, None, None)
+        found[name] = apart(noisy(case, device, TritonMixer(dtype)), plain)
+    return found
+
+
 print(
     json.dumps(
         {
             "fp32": adaln_errors(torch.float32),
             "bf16": adaln_errors(torch.bfloat16),
             "draws": draw_errors(),
+            "mixing": [mixing_errors(torch.float32), mixing_errors(torch.bfloat16)],
         }
     )
 )

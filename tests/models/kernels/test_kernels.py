@@ -18,6 +18,7 @@ from core.root import ROOT
 from models.denoisers.dit import DiTConfig
 from models.kernels.kinds import put_in, use_kernels
 from models.layers import transformer
+from tests.tools.train.mixing_cases import CASES, apart, noisy
 
 HERE = Path(__file__).parent
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -46,15 +47,21 @@ def test_kernels_equal_their_twins_in_the_interpreter() -> None:
         assert max(errors) < 1e-6, name
     for name, errors in found["bf16"].items():
         assert max(errors) < 2.0**-7, name  # one rounding, which the interpreter does towards zero
+    for limit, cases in zip((1e-6, 2.0**-7), found["mixing"], strict=True):
+        assert len(cases) == 15
+        for name, errors in cases.items():
+            assert {"x_t", "target"} <= set(errors)
+            assert all(error < limit for error in errors.values()), (name, errors)
+            assert errors["target"] < 1e-6, (name, errors)  # in fp32 whatever the network computes in
     assert len(found["draws"]) == 6
-    for name, (is_equal, apart) in found["draws"].items():
+    for name, (is_equal, error) in found["draws"].items():
         assert is_equal, name
-        assert apart < 1e-6, name
+        assert error < 1e-6, name
 
 
 def test_kernels_are_compiled_for_two_generations_without_a_gpu(tmp_path: Path) -> None:
     found = ran("compiled.py", "90", "100", TRITON_CACHE_DIR=str(tmp_path))
-    assert len(found) == 2 * 7
+    assert len(found) == 2 * 9
     assert all(size > 1000 for size in found.values())
 
 
@@ -116,10 +123,26 @@ def test_kernels_equal_their_twins_on_a_gpu(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize("name", CASES)
+def test_noisy_batches_on_a_gpu_are_those_of_the_cpu(name: str) -> None:
+    from core.kernels.draw_kernels import TritonDraws
+    from core.kernels.mixing_kernel import TritonMixer
+
+    case = CASES[name]
+    plain = noisy(case, None, None)
+    by_tensors = apart(noisy(case, None, None, CUDA), plain)
+    assert max(by_tensors.values()) < 2e-6, by_tensors
+    for dtype, limit in ((torch.float32, 2e-6), (torch.bfloat16, 2.0**-8)):
+        errors = apart(noisy(case, TritonDraws(), TritonMixer(dtype), CUDA), plain)
+        assert all(error < limit for error in errors.values()), (dtype, errors)
+        assert errors["target"] < 2e-6, (dtype, errors)
+
+
+@pytest.mark.cuda
 def test_draws_on_a_gpu_are_those_of_the_cpu() -> None:
     from core import draws
-    from core.draw_kernels import TritonDraws
     from core.draws import Draws
+    from core.kernels.draw_kernels import TritonDraws
 
     ids = torch.arange(300) * 12345678901
     there = Draws(5, 9, ids, torch.arange(300))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from core import draws
+from core.batch import Batch, Condition
 from core.draws import Draws
+from data.latent.normalising import Normaliser
 from models.attention.measuring import seconds_on_gpu
+from models.kernels.kinds import mixer
 from models.layers import transformer
+from tests.tools.train.test_mixing import COUNTED
+from tools.train.objective import LatentObjective
 
 pytestmark = pytest.mark.cuda
 
@@ -50,8 +56,39 @@ def test_adaln_beats_the_functions_as_they_are_written(per_token: bool, capsys: 
     assert found["kernel"] < found["written"]
 
 
+@pytest.mark.parametrize("name", COUNTED)
+def test_one_pass_beats_noising_in_hundreds_of_operations(name: str, capsys: Any) -> None:
+    """A micro-batch from stored moments to the network's input: 256 images, or 64 clips of 8 frames."""
+    from core.kernels.draw_kernels import TritonDraws
+
+    config, shape, frame_condition, unit = COUNTED[name]
+    known: Any = {"frame_condition": frame_condition, "frames_per_level": unit}
+    place = torch.arange(256 if shape[2] == 1 else 64, device="cuda")
+    moments = torch.randn(len(place), *shape, device="cuda").half()
+    batch = Batch(moments, place, place, place.float(), Condition(label=place))
+    found = {}
+    for way, on_gpu in (("written", None), ("kernel", TritonDraws())):
+        objective = LatentObjective(config, Normaliser((0.0,) * 4, (1.0,) * 4), **known)
+        if on_gpu is not None:
+            objective.mix_by(mixer(torch.bfloat16))
+        draws.on_gpu = on_gpu
+        try:
+            found[way] = seconds(partial(_noise, objective, batch))
+        finally:
+            draws.on_gpu = None
+    tell(f"draws and noising, {name}", found, capsys)
+    moved = moments.numel() // shape[0] * (2 * shape[0] + 2 + 4 + (2 if frame_condition else 0))
+    with capsys.disabled():
+        print(f"the kernel has to move {moved / 1e6:.1f} MB: {moved / found['kernel'] / 1e12:.2f} TB/s")
+    assert found["kernel"] < found["written"]
+
+
+def _noise(objective: LatentObjective, batch: Batch) -> None:
+    objective.noised(batch, Draws(1, 2, batch.id, batch.position))
+
+
 def test_draws_beat_operations_on_tensors(capsys: Any) -> None:
-    from core.draw_kernels import TritonDraws
+    from core.kernels.draw_kernels import TritonDraws
 
     ids = torch.arange(256, device="cuda")
     found = {}

@@ -55,39 +55,54 @@ def start_kernel(keys, ids, positions, streams, samples, seeds, step_index, BLOC
 def draw_kernel(stream, out, samples, count, NORMAL: tl.constexpr, BLOCK: tl.constexpr):
     """Fill rows of `count` words, or of normals, four of each block of the sample's stream."""
     sample = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(1).to(tl.int64) * BLOCK
+    place = 4 * first + tl.arange(0, 4 * BLOCK)
+    if NORMAL:
+        drawn = normals(stream, samples, sample, first, BLOCK)
+    else:
+        w0, w1, w2, w3 = words(stream, samples, sample, first, BLOCK)
+        drawn = in_order(w0.to(tl.int64), w1.to(tl.int64), w2.to(tl.int64), w3.to(tl.int64))
+    tl.store(out + sample * count + place, drawn, mask=place < count)
+
+
+@triton.jit
+def words(stream, samples, sample, first, BLOCK: tl.constexpr):
+    """Return the four words of BLOCK blocks of a sample's stream, from the block `first` on."""
+    block = first + tl.arange(0, BLOCK)
     k0 = tl.load(stream + sample).to(tl.uint32)
     k1 = tl.load(stream + samples + sample).to(tl.uint32)
     c2 = tl.load(stream + 2 * samples + sample).to(tl.uint32)
     c3 = tl.load(stream + 3 * samples + sample).to(tl.uint32)
     low = (block & 0xFFFFFFFF).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox_impl(
+    return tl.philox_impl(
         low, (block >> 32).to(tl.uint32), c2 + low * 0, c3 + low * 0, k0 + low * 0, k1 + low * 0
     )
-    first = out + sample * count + 4 * block
-    if NORMAL:
-        near, far = _radius(w0), _radius(w2)
-        left, right = w1.to(tl.float32) * _TURN, w3.to(tl.float32) * _TURN
-        tl.store(first, near * tl.cos(left), mask=4 * block < count)
-        tl.store(first + 1, near * tl.sin(left), mask=4 * block + 1 < count)
-        tl.store(first + 2, far * tl.cos(right), mask=4 * block + 2 < count)
-        tl.store(first + 3, far * tl.sin(right), mask=4 * block + 3 < count)
-    else:
-        tl.store(first, w0.to(tl.int64), mask=4 * block < count)
-        tl.store(first + 1, w1.to(tl.int64), mask=4 * block + 1 < count)
-        tl.store(first + 2, w2.to(tl.int64), mask=4 * block + 2 < count)
-        tl.store(first + 3, w3.to(tl.int64), mask=4 * block + 3 < count)
+
+
+@triton.jit
+def normals(stream, samples, sample, first, BLOCK: tl.constexpr):
+    """Return the 4 BLOCK normals of these blocks, in order."""
+    w0, w1, w2, w3 = words(stream, samples, sample, first, BLOCK)
+    near, far = _radius(w0), _radius(w2)
+    left, right = w1.to(tl.float32) * _TURN, w3.to(tl.float32) * _TURN
+    return in_order(near * tl.cos(left), near * tl.sin(left), far * tl.cos(right), far * tl.sin(right))
+
+
+@triton.jit
+def in_order(a, b, c, d):
+    """Return a0, b0, c0, d0, a1, ...: neighbours in memory in one thread, which stores them together."""
+    return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
 
 
 @triton.jit
 def _radius(word):
-    return tl.sqrt(-2.0 * tl.log((word.to(tl.float32) + 0.5) * _FIRST_CELL))
+    return tl.sqrt_rn(-2.0 * tl.log((word.to(tl.float32) + 0.5) * _FIRST_CELL))
 
 
 class TritonDraws:
     """Draws on a GPU, as `core.draws.OnGpu` asks for them."""
 
-    device_type = "cuda"
+    device_type, prefers_one_go = "cuda", False
 
     def start(self, keys: Tensor, ids: Tensor, positions: Tensor, step_index: int) -> Tensor:
         """Return (purposes, 8, B) int64: keys, counters and the first block of every stream.

@@ -1,0 +1,1 @@
+"""Kernels in Triton that stand for operations of `core/draws.py` and `core/diffusion`; asked for by name."""

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.multiprocess
 MODEL_FIELDS = ("model.input_channels=4", "model.patch=[1,1,1]", "data.group_size=8")
 STEPS = ("trainer.steps=8", "trainer.save_every=3", "metrics.log_every=2", "optimizer.lr=0.02")
 ALIGNED = ("data.features=cached", "objective.alignment.projector_width=12", "objective.alignment.weight=2")
+STRAIGHT = ("objective.path=rectified_flow", "objective.prediction=flow")
 FIELDS = (*MODEL_FIELDS, *STEPS, "engine.precision=fp32")
 
 
@@ -50,6 +51,12 @@ def run(folder: Path, name: str, *fields: str, fault: str = "", fails: bool = Fa
     return output
 
 
+def of_kind(kind: str) -> tuple[str, ...]:
+    """Return the fields of an objective, of few steps on the straight path."""
+    fields = (f"objective.kind={kind}", *(STRAIGHT if kind != "denoising" else ()))
+    return (*fields, "model.two_times=true", "model.attention=math") if kind == "mean_flow" else fields
+
+
 def losses(run: Path, column: str = "loss") -> list[float]:
     return [float(str(row[column])) for row in rows(run)]
 
@@ -66,14 +73,9 @@ def losses(run: Path, column: str = "loss") -> list[float]:
 def test_an_aligned_run_is_continued_to_the_bit_and_exports_the_network_alone(
     folder: Path, kind: str
 ) -> None:
-    fields = (*ALIGNED, f"objective.kind={kind}", "engine.zero_stage=2")
-    straight = ("objective.path=rectified_flow", "objective.prediction=flow")
-    if kind == "mean_flow":
-        fields += (*straight, "model.two_times=true", "model.attention=math")
-    elif kind != "denoising":
-        fields += straight
+    fields = (*ALIGNED, *of_kind(kind), "engine.zero_stage=2")
     if kind == "distillation":
-        run(folder, "teacher", *straight)
+        run(folder, "teacher", *STRAIGHT)
         fields += (f"initial={folder / 'teacher'}",)
     whole, killed = folder / f"{kind}-whole", folder / f"{kind}-killed"
     run(folder, whole.name, *fields, ranks=2)
@@ -156,8 +158,9 @@ def test_a_dry_run_says_what_is_aligned_and_impossible_ones_are_refused(folder: 
 
 
 @pytest.mark.full
-def test_features_made_online_train_as_cached_ones_do(folder: Path) -> None:
-    run(folder, "cached", *ALIGNED)
+@pytest.mark.parametrize("kind", ["denoising", "mean_flow", "consistency"])
+def test_features_made_online_train_as_cached_ones_do(folder: Path, kind: str) -> None:
+    run(folder, f"{kind}-cached", *ALIGNED, *of_kind(kind))
     online = (
         *("data.encode=online", f"data.online.buckets.shapes={[list(shape) for shape in SHAPES]}"),
         *(
@@ -167,11 +170,11 @@ def test_features_made_online_train_as_cached_ones_do(folder: Path) -> None:
         ),
         *("data.features=online", f"data.pictures.encoder={folder / 'dino'}", "data.pictures.patch=8"),
     )
-    words = command(folder / "raw", folder / "online", *FIELDS, *online, *ALIGNED[1:])
+    words = command(folder / "raw", folder / f"{kind}-online", *FIELDS, *online, *ALIGNED[1:], *of_kind(kind))
     status, output = finish(words)
     assert status == 0, output
-    assert losses(folder / "online", "alignment") == pytest.approx(
-        losses(folder / "cached", "alignment"), abs=0.02
+    assert losses(folder / f"{kind}-online", "alignment") == pytest.approx(
+        losses(folder / f"{kind}-cached", "alignment"), abs=0.02
     )
 
 

@@ -32,7 +32,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Tally:
-    """What ranks sum over a micro-batch: the weight of its samples, and their `agreement.order_hash`."""
+    """The quantities that ranks sum over a micro-batch: sample weights and `agreement.order_hash`."""
 
     weight: float
     hash: int

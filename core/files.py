@@ -203,7 +203,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_text_once(path: Path, text: str) -> bool:
-    """`write_text` where nothing is there yet; False if something is.
+    """Publish `text` under `path` unless something is there already; return whether it was published.
 
     Of processes that do so at once the first one's file stays.
     """
@@ -241,7 +241,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_once(path: Path, value: Any) -> bool:
-    """`write_text_once` of what `write_json` writes."""
+    """Publish `value` as `write_json` does unless something is there; return whether it was published."""
     return write_text_once(path, _json_text(value))
 
 
@@ -261,7 +261,7 @@ def fingerprint(value: Any) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` with `sha256`, the fingerprint of all else in it, in place of any that it has."""
+    """Return `content` with `sha256` set to the fingerprint of everything else in it."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return {**rest, "sha256": fingerprint(rest)}
 

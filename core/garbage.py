@@ -1,4 +1,4 @@
-"""When Python collects garbage: not while a program starts."""
+"""Suspend Python's garbage collection while a program starts, or makes many objects that stay."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Reconstruction:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """All of them."""
+        """The reconstructed weights by name."""
         return {entry.name: entry.read() for entry in self.entries}
 
 

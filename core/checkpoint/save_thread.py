@@ -51,11 +51,6 @@ class SaveThread:
         self.longest_s = 0.0  # the longest save so far, without deliberate waits
         self._begun = time.monotonic()  # when the last save began, or the run
 
-    @property
-    def is_writing(self) -> bool:
-        """Return whether a save is under way on this rank."""
-        return self._pending is not None and not self._pending.done()
-
     def begin(self, jobs: Sequence[Job], attempt: Attempt, *, waited_for: bool) -> None:
         """Start to write; unless training waits for it, over a part of the time since the save before."""
         now, at = time.monotonic(), failpoints.current_step()

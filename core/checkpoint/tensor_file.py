@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Size in bytes."""
         return self.numbers * self.dtype.itemsize
 
 

@@ -68,7 +68,7 @@ def estimating(
 
 
 class Predicted(Estimate):
-    """What an output at x_t stands for, where one level holds for all: solvers ask for what they need of it.
+    """A network's output at x_t, at one level for all samples, from which solvers take what they need.
 
     Data, noise and every combination of them are a sum of x and the output, two passes over the state at
     most: of a predicted flow the slope is the output, and Euler's step on rectified flow takes one.

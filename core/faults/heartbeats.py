@@ -106,7 +106,10 @@ def open_report(logs: Path) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank was at its last heartbeat.  step: -1 where it has left none.  age_s: of the heartbeat."""
+    """The position of a rank at its last heartbeat.
+
+    step: -1 where it has left none.  age_s: of the heartbeat.
+    """
 
     rank: int
     step: int

@@ -28,7 +28,7 @@ from core.run.folder import INCIDENTS
 
 @dataclass(frozen=True, kw_only=True)
 class IncidentConfig:
-    """What happens when gradients are not finite, or far larger than they were."""
+    """The response to gradients that are not finite, or far larger than before."""
 
     max_skipped: int = setting(
         20, "steps in a row with a non-finite gradient that end the run", low=1, role="work"

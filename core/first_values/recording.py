@@ -77,12 +77,12 @@ class _Operation:
 
     @property
     def begins(self) -> bool:
-        """Whether nothing matters that was done before."""
+        """Whether every value comes from this operation, so that earlier ones have no effect."""
         return self.function in _BEGINNINGS | _MADE
 
     @property
     def takes_ranges(self) -> bool:
-        """Whether a range of its numbers can be made alone: a normal number depends on its neighbours."""
+        """Whether a range of the values can be drawn alone; normal draws depend on their neighbours."""
         return self.function in _BY_NUMBER and self.function is not aten.normal_.default
 
     def run(self, values: Tensor, first: int = 0) -> Tensor:

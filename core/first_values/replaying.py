@@ -35,7 +35,7 @@ class Done:
 
 
 class Tape:
-    """What was done to tensors on the meta device, in order. It keeps them alive, so addresses are theirs."""
+    """Operations on tensors of the meta device, in order. It keeps them alive, so addresses are theirs."""
 
     def __init__(self) -> None:
         self._done: list[Done] = []

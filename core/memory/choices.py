@@ -36,7 +36,10 @@ EARLIER: Mapping[str, Value] = {
 
 
 class Kept(TypedDict):
-    """value: what a run began with.  ranks: how many it was chosen for; 0 where it was asked for."""
+    """A setting that a run keeps.
+
+    value: what it began with.  ranks: how many it was chosen for; 0 where it was asked for.
+    """
 
     value: Value
     ranks: int

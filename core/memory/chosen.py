@@ -24,7 +24,7 @@ class _Kept(TypedDict):
 
 @dataclass(frozen=True)
 class Chosen:
-    """ranks: that share out the samples of a group.  sizes: what was chosen for them."""
+    """The micro-batches of a run.  ranks: those that share a group.  sizes: what was chosen for them."""
 
     ranks: int
     sizes: Sizes

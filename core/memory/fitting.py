@@ -16,7 +16,7 @@ from core.memory.state import TrainingState
 
 @dataclass(frozen=True)
 class Fit:
-    """What training takes of a rank, in bytes.
+    """The memory that training takes on a rank, in bytes.
 
     parts: of the state of training.  micro_batches: the most samples of each shape at once.  activations: of
     the shape that takes most.  update: what an update takes in their place.
@@ -30,7 +30,7 @@ class Fit:
 
     @property
     def bytes(self) -> int:
-        """All that it takes."""
+        """Total bytes on the rank."""
         return sum(self.parts.values()) + max(self.activations, self.update)
 
 
@@ -61,7 +61,7 @@ def fit(
 
 
 class Fitting(Protocol):
-    """What is known of a stage."""
+    """A ZeRO stage with the memory that it takes."""
 
     @property
     def bytes(self) -> int: ...

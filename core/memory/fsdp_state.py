@@ -15,7 +15,7 @@ from core.memory.state import FP32, NORM_ROW, ParameterGroup, TrainingState
 
 @dataclass(frozen=True, kw_only=True)
 class FsdpState(TrainingState):
-    """What decides the size of the state; `ranks` are those that share one copy of it.
+    """The inputs that determine the size of the state; `ranks` share one copy of it.
 
     reduces_last: whether micro-steps add up in a whole fp32 gradient on every rank.
     """

@@ -74,7 +74,7 @@ def checkpoint_bytes(groups: Sequence[ParameterGroup], averages: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What decides the size of the state.
+    """The inputs that determine the size of the state of training.
 
     groups: the trainable parameters.  fixed: numbers that are not trained.  ranks: that share the state.
     zero_stage, bf16, fp32_sums: of the engine: ZeRO stage, computing in bfloat16, gradients summed in fp32.

@@ -47,7 +47,7 @@ def read_sealed(path: Path, schema: type[T]) -> T:
 
 
 def require_seal(content: dict[str, Any], path: Path) -> None:
-    """Malformed where `content` has a hash, and that is not of the rest."""
+    """Raise Malformed if `content` has a hash that is not that of the rest."""
     if "sha256" in content and content != sealed(content):
         raise Malformed(f"{path} is damaged: it differs from its own SHA-256")
 

@@ -42,7 +42,7 @@ def limit() -> int:
 
 
 def require_enough() -> None:
-    """UserError where the limit is too low for a job, which would fail in the middle of its work."""
+    """Raise UserError if the limit is too low for a job, which would fail in the middle of its work."""
     if limit() < LEAST_LIMIT:
         raise UserError("RLIMIT_NOFILE", limit(), f"at least {LEAST_LIMIT} open files (`ulimit -n` sets it)")
 
@@ -79,7 +79,7 @@ class OpenFile:
 
 
 class Pool:
-    """What several owners keep, together at most `most()` things."""
+    """A shared pool: several owners keep at most `most()` things between them."""
 
     def __init__(self, most: Callable[[], int]) -> None:
         self.most = most

@@ -28,7 +28,7 @@ QUOTE, LINE_FEED = 34, 10
 
 @dataclass(frozen=True)
 class Columns:
-    """What rows have under some names.
+    """The values of some columns of a record.
 
     values: by name, NaN where a row has no finite number.  starts: where each row's line begins.
     attempts: (row, name) of the first row of each attempt, in order; an early version noted none.

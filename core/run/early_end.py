@@ -65,7 +65,7 @@ class EarlyEnd:
                     signals.settle()
 
     def begin(self, step_index: int, steps: int) -> None:
-        """Answer signals by saving first, from now on. The next step is `step_index`, of `steps`."""
+        """Save before ending when a signal comes, from now on. The next step is `step_index`, of `steps`."""
         with self._lock:
             self._next, self._steps = step_index, steps
 

@@ -12,7 +12,7 @@ _NAMESPACE = "/proc/self/ns/pid"  # containers of one machine may number their p
 
 
 def started(pid: int) -> str:
-    """When a process began: the boot, and clock ticks since; '' for a dead one or a zombie."""
+    """Return when a process began: the boot, and clock ticks since; '' for a dead one or a zombie."""
     try:
         fields = read_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
         boot = read_text(Path("/proc/sys/kernel/random/boot_id")).strip()
@@ -36,7 +36,7 @@ def _identity(pid: int) -> str:
 
 
 def has_ended(other: object) -> bool:
-    """Whether the process with this identity is known to have ended: it ran beside us, and does no more.
+    """Return whether a process with this identity ran on this machine and has ended.
 
     False where that cannot be seen: on another machine, after another boot, in another container.
     """

@@ -22,7 +22,7 @@ class Outlook:
         self._seen: list[tuple[float, int]] = []
 
     def count(self, step: int, seconds: float, samples_seen: int) -> None:
-        """Step `step` has taken so long, and so many samples were seen in all."""
+        """Record how long step `step` took, and the number of samples seen in all."""
         if len(self._seen) > FIRST + COUNTED:
             return
         self._seen.append((seconds, samples_seen))

@@ -21,7 +21,7 @@ from core.run.folder import LOGS
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """What to profile during a run; nothing here changes the results."""
+    """Settings of the profiler; none of them changes the results."""
 
     profile_from: int = setting(
         0, "first step of a trace for chrome://tracing, 0 = none", low=0, role="watch"

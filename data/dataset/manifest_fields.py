@@ -47,7 +47,7 @@ class RawExtra(TypedDict):
 
 
 class _SeveralCaptions(TypedDict):
-    """Of a cache that has some: rows of `caption_rows.npy`, most of a sample, samples with several, names."""
+    """Captions of a cache with several a sample: rows, most of a sample, samples with several, names."""
 
     rows: Count
     most: U16
@@ -65,7 +65,7 @@ class _CutCaptions(TypedDict):
 
 
 class _Features(TypedDict):
-    """Of a cache with a picture encoder's features: (F, h, w, E) of one view of a sample, by latent shape."""
+    """Shapes of a picture encoder's features: (F, h, w, E) of one view of a sample, by latent shape."""
 
     shapes: list[tuple[U32, U32, U32, U32]]
 

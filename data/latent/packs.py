@@ -101,7 +101,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class TextPlace:
-    """Where a pack's text lies: offset of the first token's bytes, rows, width D; the rest as in `Text`."""
+    """A pack's text in its part: offset of the first token's bytes, rows, width D; the rest as in `Text`."""
 
     offset: int
     rows: int

@@ -33,7 +33,7 @@ TokenCount = Callable[[tuple[int, int, int]], int]
 
 
 class Wanted(TypedDict, total=False):
-    """What a loader may be told of batches.
+    """Optional arguments of a loader: which parts of a batch are wanted.
 
     tokens: how many the network makes of latents (T, H, W), for the cost of a sample; patches of 1 x 2 x 2.
     text: whether batches carry embedded captions; they do.  captions: which of several are drawn; any.
@@ -139,7 +139,7 @@ class LatentLoader:
 
     @property
     def has_flips(self) -> bool:
-        """Whether samples are drawn mirrored: the first cache holds both views."""
+        """Whether samples are mirrored at random, which needs both views in the first cache."""
         return self._readers[0].has_flips
 
     def _beside_readers(self, kind: Callable[[DatasetManifest], Beside]) -> list[BesideReader]:

@@ -147,7 +147,7 @@ class Attempt:
         return verdict
 
     def is_done(self) -> bool:
-        """Whether the file is there that the job writes last, where one is known."""
+        """Return whether the file that the job writes last exists; False where none is known."""
         return bool(self.job.done) and (self.submission.output / self.job.done).exists()
 
     def watch(self, child: subprocess.Popen[bytes]) -> int | None:

@@ -21,7 +21,7 @@ from models.autoencoder.tiling_config import TilingConfig
 
 
 class Layout(Protocol):
-    """What tiling needs of a configuration: how far convolutions of which width look at which level."""
+    """The properties of an autoencoder's configuration from which the overlap of tiles follows."""
 
     @property
     def spatial_compression(self) -> int: ...

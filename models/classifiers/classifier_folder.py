@@ -37,7 +37,7 @@ class _Record(TypedDict):
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """What a folder says of its classifier.
+    """A classifier as recorded in its folder.
 
     classes: their names, by number.  latents: those that it was trained on, and their path, by the names of
     `latents.json`.  weights_sha256: their fingerprint.
@@ -50,7 +50,7 @@ class SavedClassifier:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What samples that it guided record of it."""
+        """The values by which samples record the classifier that guided them."""
         return {"network": to_dict(self.network), "weights_sha256": self.weights_sha256}
 
 

@@ -24,7 +24,7 @@ Size = int | tuple[int, int]
 
 
 class Features(NamedTuple):
-    """What scores need of pictures.
+    """The features and class logits of pictures.
 
     pool: (B, 2048).  spatial: (B, 2023).  logits: (B, 1008), without bias.
     """

@@ -127,6 +127,8 @@ def test_the_line_of_a_recipe_and_a_cluster_composes(
             "longtake toy: --max-steps=3: no such option; fields are written max_steps=3; "
             "options are --help and --dry-run",
         ),
+        (["toy", "--dry_run"], "longtake toy: --dry_run: no such option; the nearest is --dry-run"),
+        (["toy", "--hlep"], "longtake toy: --hlep: no such option; the nearest is --help"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

@@ -102,7 +102,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Found:
-    """What came out.  uses: of each recipe, its errors with the class and with another (`class_use`)."""
+    """The results.  uses: of each recipe, its errors with the class and with another (`class_use`)."""
 
     rows: Sequence[Row]
     uses: Sequence[class_use.Errors]
@@ -119,7 +119,7 @@ class Found:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """The scores and the errors as plain values for JSON."""
         errors = dict(zip(self.recipes, self.uses, strict=True))
         rows = [asdict(row) for row in self.rows]
         return {"rows": rows, "class_use": {"levels": class_use.LEVELS, "errors": errors}}

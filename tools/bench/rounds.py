@@ -57,7 +57,7 @@ class Floor:
 
     @property
     def is_met(self) -> bool:
-        """Whether the promise is kept."""
+        """Whether the value meets its floor."""
         return self.value <= self.floor if self.at_most else self.value >= self.floor
 
 

@@ -32,7 +32,7 @@ CLOSE = 3e-5  # of the largest value
 
 @dataclass(frozen=True)
 class Given:
-    """What a case starts from, alike for both: a state, an output for each evaluation, and draws."""
+    """The inputs of a case, equal for both: a state, an output for each evaluation, and draws."""
 
     start: Tensor
     outputs: Sequence[Tensor]

@@ -13,7 +13,7 @@ _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class CardConfig:
-    """What a card says that no record does."""
+    """The parts of a model card that no record holds."""
 
     licence: str = setting("", "of the weights, as SPDX names it (Apache-2.0); '' says that none was given")
     scores: tuple[str, ...] = setting(

@@ -39,7 +39,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card tells.
+    """Everything that a model card states.
 
     space: `latents.json`.  network: the section `model`.  recipe: what else decided the weights.
     identity: seed and fingerprints of data and encoder; {} of weights that were not trained here.

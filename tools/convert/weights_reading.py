@@ -32,7 +32,7 @@ from tools.train.config import Config as TrainConfig
 
 
 class Unsaid(NamedTuple):
-    """What a file of weights does not say, as the fields of `convert` give it."""
+    """Facts that a file of weights does not hold, as the fields of `convert` give them."""
 
     autoencoder: Path
     latent_std: float

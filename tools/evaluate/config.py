@@ -14,7 +14,7 @@ CLIP_EXTRACTORS = ("i3d",)  # that see clips, not images
 
 @dataclass(frozen=True, kw_only=True)
 class DensityConfig:
-    """Of measure=likelihood and bound."""
+    """Settings of measure=likelihood and measure=bound."""
 
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
     weights: str = setting(
@@ -36,7 +36,7 @@ class DensityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig:
-    """Of measure=reconstruction."""
+    """Settings of measure=reconstruction."""
 
     size: tuple[int, int] = setting((256, 256), "height and width to which images are brought", unit="pixels")
     lpips_network: str = setting(

@@ -90,7 +90,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with, by its mean and covariance; features where they are known.
+    """The reference that samples are compared with: mean and covariance, and features where known.
 
     count: pictures, 0 where a file does not say.
     """

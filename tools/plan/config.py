@@ -13,7 +13,7 @@ from tools.train.config import Config as TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """What the run would have: GPUs, samples, and what is known of their speed and price."""
+    """The hardware and data of a planned run: GPUs, their speed and price, and samples."""
 
     device: str = setting(
         "",

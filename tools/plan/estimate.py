@@ -30,7 +30,7 @@ from tools.runs.memory.run_memory import groups_of
 
 @dataclass(frozen=True)
 class Run:
-    """What decides a plan, of the config of a run."""
+    """The sections of a run's config on which a plan depends."""
 
     model: DenoiserConfig
     engine: EngineConfig
@@ -175,7 +175,7 @@ def _device(device: Device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Times:
-    """What the run takes with a setting: traffic, and time on a known or a measured device."""
+    """Traffic and time of the run with a setting, on a known or a measured device."""
 
     numbers: int
     plan: PlanConfig

@@ -46,7 +46,7 @@ def micro_batches_per_step(workload: Workload, setting: Setting) -> float:
 
 @dataclass(frozen=True)
 class StateTraffic:
-    """What a step sends for the state of training. calls: the payloads of its collectives, by kind.
+    """The traffic of a step for the state of training. calls: the payloads of its collectives, by kind.
 
     sent: bytes of a rank.  overlaps: whether arithmetic hides them.  sharers: ranks that share one copy.
     """

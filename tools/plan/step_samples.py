@@ -44,7 +44,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Workload:
-    """All that a step takes samples from.
+    """The buckets, groups and samples that steps are made of.
 
     groups_per_step: of all ranks.  data_ranks: that have samples of their own.  text_tokens: of a caption.
     aligned: with what a block is aligned, for each bucket; () for none.  objective: what is learned.

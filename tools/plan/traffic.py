@@ -82,7 +82,7 @@ def sent(calls: dict[str, float], ranks: int) -> float:
 
 
 class SharedNetwork(NamedTuple):
-    """What decides the traffic of shared tokens. out: numbers of its output for a token."""
+    """The inputs that determine the traffic of shared tokens. out: numbers of its output for a token."""
 
     blocks: int
     heads: int

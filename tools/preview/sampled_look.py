@@ -35,7 +35,7 @@ RAW = "raw"  # weights of the step itself, where a run keeps no average
 
 @dataclass(frozen=True)
 class Requested:
-    """What is sampled.  shapes: (C, T, H, W) of the latents of each form.  batch: samples at once."""
+    """The samples of a look.  shapes: (C, T, H, W) of each form's latents.  batch: samples at once."""
 
     schedule: Schedule
     shapes: list[tuple[int, int, int, int]]

@@ -30,7 +30,7 @@ from tools.sample.generating import Maker
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What generated samples are compared with, and by.
+    """The reference and the measure for generated samples.
 
     distance: of as many real samples that are not in the reference: what a perfect network would reach.
     ruler, subject: what a score says of all that.

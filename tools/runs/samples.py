@@ -158,7 +158,7 @@ class Samples:
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Their labels (N,), -1 for no class; WorkError as `load`."""
+        """Labels of the samples (N,), -1 for no class; WorkError as `load`."""
         if "files" in self.record:
             return labels_of(self._rows, tuple(self.record.get("classes", ())))
         with self._archive() as arrays:

@@ -41,7 +41,7 @@ OWN_FILES = (OVERVIEW, SAMPLES, FILES, MADE_FROM, CONFIG)
 
 @dataclass(frozen=True)
 class Job:
-    """What all batches of one sampling job have in common."""
+    """A sampling job: everything that its batches share."""
 
     settings: SampleSettings
     making: describing.Making
@@ -54,7 +54,7 @@ class Job:
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
-        """What the samples depend on, as this worker finds it."""
+        """The record of everything that the samples depend on, as this worker finds it."""
         known = self.asked, self.trained, self.schedule, self.shapes
         return describing.describe(self.settings, self.making, *known, self.guiding.record)
 
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def keeper(self) -> Keeper:
-        """What makes latents of what samples are given."""
+        """The encoder of given pictures and clips."""
         return Keeper.of(self.trained, Path(self.making.source))
 
     def beside_of(self, number: int, observe: Observe | None = None) -> Beside:
@@ -81,7 +81,7 @@ class Job:
 
     @cached_property
     def _beside(self) -> dict[int, Beside]:
-        """What samples of the last form are made from, by its number: batches of a form follow each other."""
+        """The inputs of the last form's samples, by its number: batches of one form follow each other."""
         return {}
 
     @cached_property
@@ -205,7 +205,7 @@ class Job:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """What makes pixels of latents."""
+        """The decoder from latents to pixels."""
         return Decoder.of(self.trained)
 
     def form_at(self, rows: range) -> int:

@@ -200,11 +200,6 @@ def turns_of(classes: Collection[str], prompts: Collection[str], space: LatentSp
     return [-1] if prompts and not classes else chosen_classes(classes, space)
 
 
-def conditions_of(turns: Collection[int], prompts: Collection[str]) -> list[str]:
-    """Say which conditions samples have, of "label" and "text"."""
-    return ["label"] * any(label >= 0 for label in turns) + ["text"] * bool(prompts)
-
-
 def chosen_classes(wanted: Collection[str], space: LatentSpace) -> list[int]:
     """Return labels of the classes asked for by name or number; [] asks for all that were trained.
 

@@ -50,7 +50,7 @@ class Maker:
 
 @dataclass(frozen=True)
 class Beside:
-    """What samples of a form are made from beside noise and conditions.
+    """The inputs of a form's samples beside noise and conditions.
 
     observe: is shown every evaluation.
     """

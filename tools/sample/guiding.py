@@ -66,7 +66,7 @@ class Guiding:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What samples record of them, by name."""
+        """The guides as samples record them, by name."""
         found: dict[str, Any] = {}
         if self.weak is not None:
             found["weak"] = {name: getattr(self.weak, name) for name in WEAK}

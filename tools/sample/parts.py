@@ -41,7 +41,7 @@ class Decoded(NamedTuple):
 
 
 class Store(Protocol):
-    """What workers ask of the parts of any job."""
+    """The interface of a job's parts to its workers."""
 
     @property
     def folder(self) -> Path: ...

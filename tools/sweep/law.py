@@ -28,7 +28,7 @@ _SUBSETS = [s for size in (3, 2, 1) for s in itertools.combinations(range(3), si
 
 
 class Points(NamedTuple):
-    """What is fitted: parameters N, samples D and losses of n runs, each (n,)."""
+    """The data of a fit: parameters N, samples D and losses of n runs, each (n,)."""
 
     N: Array
     D: Array

@@ -23,7 +23,7 @@ NOTE = (
 
 
 class Results(NamedTuple):
-    """What has become of a sweep.
+    """The results of a sweep.
 
     rows: of all runs that have ended.  loss: the one that is fitted.  lines: the fit in words.  drawn: its
     figures by name.  law: None of a grid, or where the runs do not determine it.  missing: runs not ended.

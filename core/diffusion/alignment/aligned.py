@@ -28,7 +28,7 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Alignment:
-    """What a run aligns.
+    """The alignment of a run: which block, with which features, by which projector.
 
     blocks: of the network.  width: numbers of a token.  features: numbers of a patch's features.  steps: of
     the run.

@@ -14,7 +14,7 @@ ProjectorName = Literal["mlp", "conv"]
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
-    """Of runs with data.features."""
+    """Alignment of a block with picture features, in runs with data.features."""
 
     weight: float = setting(0.5, "of the alignment beside the loss of the prediction; 0 measures it", low=0)
     block: int = setting(

@@ -18,7 +18,7 @@ Classifier = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ClassifierGuide:
-    """classifier, and the classes (B,) that samples shall be of, -1 for none.  scale: 0 is without it."""
+    """A classifier and the classes (B,) to guide samples to, -1 for none.  scale: 0 has no effect."""
 
     classifier: Classifier
     label: Tensor

@@ -15,7 +15,7 @@ from core.errors import UserError
 
 @dataclass(frozen=True)
 class Guides:
-    """What guides beside the network's own conditions.
+    """The guides beyond the network's own conditions: other networks, classifiers, skipped blocks.
 
     negative: conditions to move away from, in place of none (label -1 and text of length 0 are none).
     weak: a weaker network of the same prediction.  skipping: the network without some of its blocks.

@@ -88,7 +88,7 @@ class Guidance:
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is nothing but the linear mix of all channels."""
+        """Whether the guided output is the plain linear combination of the outputs, in all channels."""
         return self.kind == "cfg" and not self.rescale and not self.channels
 
     def mix(

@@ -27,7 +27,7 @@ from core.losses import Losses
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyConfig:
-    """Of kind=consistency and distillation."""
+    """Settings of the objectives `consistency` and `distillation`."""
 
     intervals: int = setting(
         10, "even parts of the path, at whose ends estimates are compared, at first", low=1

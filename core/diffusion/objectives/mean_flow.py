@@ -31,7 +31,7 @@ Torch differentiates a product of two by two products, also where one of them, a
 
 @dataclass(frozen=True, kw_only=True)
 class MeanFlowConfig:
-    """Of kind=mean_flow."""
+    """Settings of the objective `mean_flow`."""
 
     instant_share: float = setting(
         0.75, "share of samples whose step has no length, which trains the velocity itself", low=0, high=1

@@ -113,7 +113,7 @@ class RestartConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveConfig:
-    """Of the solver `dopri5`."""
+    """Settings of the solver `dopri5`."""
 
     tolerance: float = setting(
         1e-4, "largest estimated error of a step, of a number of size 1", low=1e-12, high=1

@@ -21,7 +21,7 @@ Walk = Generator[tuple[Tensor, Level], Estimate, Tensor]
 
 @dataclass(frozen=True)
 class Course:
-    """What a solver steps along: the levels of a grid that falls to t = 0, with their times.
+    """The levels that a solver steps along, of a grid that falls to t = 0, with their times.
 
     noise: of the number of a draw, standard normal numbers in the shape of the state.
     """

@@ -20,7 +20,7 @@ Observe = Callable[[Tensor, Level, Estimate], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of the samples of a batch.
+    """The task of a batch: known parts of its samples, starts of their own, and windows of frames.
 
     noise: (B, C, T, H, W) that they begin from, in place of that of their draws.
     known: (B, C, T, H, W) latents that they keep or begin from.

@@ -45,7 +45,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tracker knows of the run that it shows, from after `step` steps on.
+    """The run that a tracker shows, from after `step` steps on.
 
     project: for services that have one.  failed: called with the reason by a tracker that has ended by
     itself, after it said so.

@@ -43,8 +43,9 @@ def feature_shapes(manifest: DatasetManifest) -> tuple[Shape, ...]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What lies beside latents. name: of its file, `column`s of `crc.npy`.  table: dtype of its file.
+    """A kind of data stored beside latents.
 
+    name: of its file.  column: those of `crc.npy` that check it.  table: dtype of its file.
     shapes: of one view of a sample of each bucket, () for a bucket without.  dtype: of its numbers.
     """
 

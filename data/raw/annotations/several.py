@@ -35,7 +35,7 @@ class Caption(NamedTuple):
 
 
 class CaptionError(ValueError):
-    """What is wrong with the captions of a sample. stage: of its entry in the list of those set aside."""
+    """A fault in the captions of a sample. stage: of its entry in the list of those set aside."""
 
     def __init__(self, reason: str, stage: str = "caption") -> None:
         super().__init__(reason)

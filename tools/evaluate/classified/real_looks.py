@@ -45,7 +45,7 @@ class Side:
 
     @property
     def labels(self) -> Rows:
-        """Their labels (n,), -1 for none."""
+        """Labels of the images (n,), -1 for none."""
         return self.real.labels(self.places)
 
     def frames(self, name: str) -> Tensor:

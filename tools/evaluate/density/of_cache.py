@@ -48,7 +48,7 @@ class Asked:
 
     @property
     def mark(self) -> str:
-        """By which rows are known to be of this run and cache."""
+        """The key by which finished rows are recognised as those of this run and cache."""
         return fingerprint(self.of)[:16]
 
     def records(self, kind: str, seed: int) -> dict[str, Any]:

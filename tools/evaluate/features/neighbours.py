@@ -27,7 +27,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Near:
-    """What each sample adds to these scores.
+    """The contribution of each sample to precision, recall, density and coverage.
 
     inside, balls (n,): whether a generated sample is within a ball around a real one, and within how many of
     the wider balls, over their k.  reached, covered (m,): whether a real sample is within a ball around a

@@ -45,7 +45,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupTimes:
-    """What the time of a group of each bucket follows from.
+    """The model of the time that a group of each bucket takes.
 
     tokens, shares: of each bucket, of a sample, and its share of the groups.  at_once: of the number of a
     bucket and a rank's share of its group, how many samples of that a rank takes at once.

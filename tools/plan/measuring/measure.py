@@ -36,7 +36,7 @@ PASSES = 4  # at most; each times the groups that the passes before it led to
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured, and what follows from it.
+    """The measured times, and the group sizes that follow from them.
 
     device: its name.  times, flops: of each micro-batch, forward and backward.  error: the largest relative
     one of the model at these.  before: of a rank's share of a group of each bucket, with the configured

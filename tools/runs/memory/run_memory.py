@@ -132,7 +132,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class MemoryOfRun:
-    """What a run's memory is made of.
+    """The parts of a run's memory on a rank.
 
     prefetch: steps of samples that are read ahead.  own: parameters of the objective, in fp32, of which there
     are no averages.  teaches: whether a fixed network like the run's, whole on every rank, is distilled.

@@ -46,7 +46,7 @@ class Known:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the files of a task hold, of the samples' size.
+    """The content of a task's files, at the size of the samples.
 
     frames: (T, H, W, 3).  places: (T',) latent frames that are given of these.  cells: (H', W') latents that
     are made.  picture: (1, H, W, 3) that samples end with.

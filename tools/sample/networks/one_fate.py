@@ -29,7 +29,7 @@ _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory")  # torch's a
 
 
 class Fate:
-    """What becomes of this rank, `rank` of `size`, and of the others.
+    """A watch by which ranks that compute together end together; this one is `rank` of `size`.
 
     store: where the ranks met.  end: ends the process with a status.
     """
@@ -49,7 +49,7 @@ class Fate:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching the other ranks."""
         self._closed.set()
         self._thread.join()
 

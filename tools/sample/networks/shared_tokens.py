@@ -38,7 +38,7 @@ FAILPOINT = "sample.shared"  # of every rank, where the first has called a netwo
 
 @dataclass(frozen=True)
 class _Network:
-    """Where the weights of a network are, as `open_run` takes it, and their hash."""
+    """The place of a network's weights, as `open_run` takes it, and their hash."""
 
     source: str
     checkpoint: str

@@ -41,7 +41,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Form:
-    """What samples of one batch have in common.  fps: frames per second of their files."""
+    """The settings that samples of one batch share.  fps: frames per second of their files."""
 
     size: Size
     fps: float

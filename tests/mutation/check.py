@@ -56,7 +56,7 @@ TESTS = {
         "tests/core/queue/test_lost_workers.py",
     ],
     "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],
-    "core/run/claim.py": ["tests/core/run/test_claim.py"],
+    "core/run/claim.py": ["tests/core/run/test_claim.py", "tests/core/run/test_claim_run.py"],
     "core/run/run_lock.py": ["tests/core/run/test_run_lock.py"],
     "data/order/bucket_rows.py": ["tests/data/order/test_order.py", "tests/data/order/test_stream.py"],
     "data/order/buckets.py": ["tests/data/order/test_buckets.py"],

@@ -6,43 +6,16 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from core.config import loading
 from core.config.settings import setting
 from core.engine.config import EngineConfig
-from core.errors import UserError, WorkError
+from core.errors import UserError
 from core.run import claim as claiming
 from core.run.claim import claim, claim_run, require_same_settings
-from core.run.run_lock import RunLock
-from tests.core.run.test_run_lock import living_owner
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    job: ClassVar[str] = "train-autoencoder"
-
-    output: Path = setting(Path("out"), "folder that is written", role="place")
-    size: int = setting(1, "size")
-    seed: int = setting(0, "seed")
-    log_every: int = setting(1, "steps between lines", role="watch")
-    processes: int = setting(1, "ranks", role="work")
-    source: str = setting("data", "what is read", role="place")
-    also: tuple[str, ...] = setting((), "what is read too", role="place")
-    overwrite: bool = setting(False, "start over", role="work")
-    engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
-
-
-@pytest.fixture(autouse=True)
-def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def take(output: Path, job: Job | None = None, *, overwrite: bool = False) -> str:
-    return claim(output, job or Job(), done="done.json", overwrite=overwrite)
+from tests.core.run.claimed_job import Job, take
 
 
 def test_claim_goes_from_new_over_continue_to_finished(tmp_path: Path) -> None:
@@ -332,115 +305,3 @@ def test_a_run_may_go_on_with_another_way_to_share_the_work_but_not_another_prec
     assert take(tmp_path, Job(engine=otherwise)) == "continue"
     with pytest.raises(UserError, match=r"engine\.precision=fp32: expected bf16"):
         take(tmp_path, Job(engine=EngineConfig(precision="fp32")))
-
-
-@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-def test_a_restart_does_not_remove_what_the_start_with_overwrite_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    job = Job(overwrite=True)
-    checkpoint = tmp_path / "checkpoints"
-    monkeypatch.setenv(name, "0")
-    take(tmp_path, job)
-    checkpoint.mkdir()
-    assert claim_run(tmp_path, job, done="done.json")
-    assert not checkpoint.exists()
-    assert "leave overwrite=true out" in capsys.readouterr().err
-    checkpoint.mkdir()
-    monkeypatch.setenv(name, "1")
-    assert claim_run(tmp_path, job, done="done.json")
-    assert checkpoint.exists()
-    assert "continues, since this is a restart" in capsys.readouterr().err
-    (tmp_path / "done.json").write_text("{}")
-    assert not claim_run(tmp_path, job, done="done.json")
-
-
-def test_a_requeued_job_does_not_take_an_older_run_for_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its first start died before it came to the folder, where another job's finished run lies."""
-    assert claim_run(tmp_path, Job(), done="done.json")
-    RunLock(tmp_path).acquire()
-    (tmp_path / "done.json").write_text("{}")
-    monkeypatch.setenv("SLURM_JOB_ID", "812")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert not claim_run(tmp_path, Job(), done="done.json")  # it is the same run, and was to be continued
-    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
-    RunLock(tmp_path).acquire()
-    (tmp_path / "metrics.jsonl").touch()
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
-    assert (tmp_path / "metrics.jsonl").exists()
-
-
-def test_removing_an_older_run_ends_with_what_says_whose_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claim_run(tmp_path, Job(), done="z.json")
-    RunLock(tmp_path).acquire()
-    for name in ("a", "metrics.jsonl", "z.json"):
-        (tmp_path / name).touch()
-    removed: list[str] = []
-    unlink = Path.unlink
-
-    def note(path: Path, missing_ok: bool = False) -> None:
-        removed.append(path.name)
-        unlink(path, missing_ok=missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", note)
-    claim_run(tmp_path, Job(overwrite=True), done="z.json")
-    removed = [name for name in removed if not name.startswith(".tmp-")]
-    assert (removed[0], sorted(removed[1:3]), removed[3:]) == (
-        "z.json",
-        ["a", "metrics.jsonl"],
-        ["run.lock", "config.yaml"],
-    )
-
-
-def test_a_config_that_failed_before_the_first_step_may_be_corrected(tmp_path: Path) -> None:
-    assert claim_run(tmp_path, Job(size=1), done="done.json")
-    (tmp_path / "latents.json").touch()
-    assert claim_run(tmp_path, Job(size=2), done="done.json")
-    assert loading.load(Job, [tmp_path / "config.yaml"]).size == 2
-    (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(UserError, match="size=3: expected 2, with which"):
-        claim_run(tmp_path, Job(size=3), done="done.json")
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "letter.txt").touch()
-    with pytest.raises(UserError, match="a new or empty folder"):
-        claim_run(foreign, Job(), done="done.json")
-    assert (foreign / "letter.txt").exists()
-
-
-def test_the_folder_of_a_living_run_is_not_removed(tmp_path: Path) -> None:
-    take(tmp_path)
-    with living_owner(tmp_path) as process:
-        with pytest.raises(WorkError, match=f"is being written by process {process} on this host"):
-            claim_run(tmp_path, Job(overwrite=True), done="done.json")
-        assert (tmp_path / "config.yaml").exists()
-    assert claim_run(tmp_path, Job(overwrite=True), done="done.json")
-    assert not (tmp_path / "run.lock").exists()
-    RunLock(tmp_path).acquire()
-
-
-@pytest.mark.parametrize("field", ["source", "also"])
-def test_a_finished_run_is_not_that_of_other_data_at_the_same_place(tmp_path: Path, field: str) -> None:
-    job = Job(output=tmp_path, source="data", also=("more",))
-    given = {"source": "a", "also": "b"}
-    recorded = dict(given)
-
-    def contents(path: str) -> tuple[dict[str, str] | None, dict[str, str]]:
-        return {"cache": recorded[path]}, {"cache": given[path]}
-
-    assert claim_run(tmp_path, job, done="done.json", contents=contents)
-    (tmp_path / "done.json").write_text("{}")
-    assert not claim_run(tmp_path, job, done="done.json", contents=contents)
-    given[field] = "c" * 20
-    with pytest.raises(
-        UserError, match=rf"{field}=.*: expected what it held, with cache={recorded[field]}; .* c+ now"
-    ):
-        claim_run(tmp_path, job, done="done.json", contents=contents)
-    assert not claim_run(tmp_path, job, done="done.json", contents=lambda path: (None, {}))
-    assert claim_run(tmp_path, replace(job, overwrite=True), done="done.json", contents=contents)

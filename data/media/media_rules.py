@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 from data.media.formats import suffix_of
 
-RULES = 2  # datasets made before rules were written have 0
+RULES = 3  # datasets made before rules were written have 0
 FIRST = 1
 ANEW = "rules"  # property of `data.media.formats.Media.found`: a kind, and since which version
 _SINCE = ", since media rules "

@@ -25,6 +25,33 @@ def tiff(strips: list[bytes], bits: int, channels: int, *, planes: bool = False,
     return head + more.ljust(64, b"\0") + b"".join(strips)
 
 
+def tiled_tiff(
+    codes: np.ndarray, side: int, order: str = "<", photometric: int = 0, orientation: int = 1
+) -> bytes:
+    """Return a TIFF of uint16 (H, W, C) in square tiles that divide it. photometric: 0 is white as 0."""
+    height, width, channels = codes.shape
+    parts = [
+        codes[y : y + side, x : x + side].astype(f"{order}u2").tobytes()
+        for y in range(0, height, side)
+        for x in range(0, width, side)
+    ]
+    count = len(parts)
+    entries = {256: (width,), 257: (height,), 258: (16,) * channels, 259: (1,), 262: (photometric,)}
+    entries |= {274: (orientation,), 277: (channels,), 322: (side,), 323: (side,), 324: (0,) * count}
+    entries |= {325: tuple(map(len, parts))}
+    end = 8 + 2 + 12 * len(entries) + 4
+    more = 4 * sum(len(values) for values in entries.values() if len(values) > 1)
+    entries[324] = tuple(end + more + sum(map(len, parts[:k])) for k in range(count))
+    table, values_apart = b"", b""
+    for tag, values in sorted(entries.items()):
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        place = packed if len(values) == 1 else struct.pack(f"{order}I", end + len(values_apart))
+        table += struct.pack(f"{order}HHI", tag, 4, len(values)) + place
+        values_apart += packed if len(values) > 1 else b""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    return head + table + bytes(4) + values_apart + b"".join(parts)
+
+
 def twelve_bits(codes: np.ndarray) -> bytes:
     """Pack codes below 4096, an even number a row, as TIFF of 12 bits has them: three bytes of two."""
     first, second = codes.reshape(-1, 2).T

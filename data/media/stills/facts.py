@@ -11,6 +11,7 @@ from data.media.film.measuring import VARIABLE
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
 from data.media.media_rules import read_anew
 from data.media.stills.animation import animation_frames
+from data.media.stills.deep_tiff import is_deep_mode, is_tiled
 from data.media.stills.density import declared_shape
 from data.media.stills.rendering import deep_codes, read_still, require_convertible
 from data.media.stills.still import Still, opened_still
@@ -90,6 +91,13 @@ def _read_anew(still: Still, mode: ColourMode) -> dict[str, str]:
     """Name the kind of picture that a version of the media rules reads otherwise than the one before."""
     if still.suffix == "tif" and still.depth == 12:
         return read_anew("a TIFF of 12 bits", 2)
+    if (
+        still.suffix == "tif"
+        and still.depth == 16
+        and is_tiled(still.image.tag_v2)
+        and is_deep_mode(still.image.mode)
+    ):
+        return read_anew("a TIFF of 16 bits in tiles", 3)
     if still.deep_planes and len(still.image.getbands()) > 1:
         return read_anew("a TIFF of 16 bits in planes", 2)
     converted = mode == "convert" and still.profile is not None and still.profile.transform is not None

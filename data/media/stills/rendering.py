@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from data.media.colour import HLG, PQ, ColourMode, over_white, to_display
 from data.media.formats import MediaError
 from data.media.stills.deep import read_codes
+from data.media.stills.deep_tiff import is_deep_mode, is_for_ffmpeg, read_deep_tiff
 from data.media.stills.profiles import lab_to_srgb, to_srgb
 from data.media.stills.still import Still
 
 Pixels = NDArray[np.uint8]
+Codes = TypeVar("Codes", NDArray[np.uint8], NDArray[np.uint16])
 
 
 def read_still(still: Still, mode: ColourMode) -> Pixels:
@@ -78,12 +80,18 @@ def deep_codes(still: Still) -> np.ndarray | None:
     if still.suffix == "avif":
         needed = not still.colour.is_plain and "A" not in still.image.mode
     if still.suffix == "tif":  # alpha and inks as Pillow knows them
-        needed = needed and (still.image.mode == "RGB" or still.image.mode.startswith("I"))
+        needed = needed and is_deep_mode(still.image.mode)
     if not needed or still.frames > 1:
         return None
+    if still.suffix == "tif" and not is_for_ffmpeg(still.data, still.image.tag_v2):
+        codes = read_deep_tiff(still.data, still.image.tag_v2) if still.depth == 16 else None
+        # Pillow turns it, and so do those who get it
+        return (
+            None if codes is None else turned(codes, {6: 8, 8: 6}.get(still.orientation, still.orientation))
+        )
     width, height = still.image.size
-    turned = still.is_turned_by_pillow and still.orientation >= 5
-    return read_codes(still.data, still.suffix, (height, width) if turned else (width, height))
+    is_turned = still.is_turned_by_pillow and still.orientation >= 5
+    return read_codes(still.data, still.suffix, (height, width) if is_turned else (width, height))
 
 
 def _require_no_planes(still: Still) -> None:
@@ -143,7 +151,7 @@ def _converted(still: Still, image: Any, mode: ColourMode) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def turned(picture: Pixels, orientation: int) -> Pixels:
+def turned(picture: Codes, orientation: int) -> Codes:
     """Turn pixels to the orientation that EXIF states."""
     if orientation >= 5:
         picture = picture.transpose(1, 0, 2)

@@ -132,9 +132,19 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
     except MediaError:
         raise
     except UnidentifiedImageError:  # its text holds an address in memory
-        raise MediaError(f"damaged image: header is not that of a {IMAGE_FORMATS[suffix]} file") from None
+        forms = ", or one of a form that is not read: save it as PNG" if suffix == "tif" else ""
+        raise MediaError(
+            f"damaged image: header is not that of a {IMAGE_FORMATS[suffix]} file{forms}"
+        ) from None
     except _PILLOW_ERRORS as error:
         raise _damaged(error) from None
+
+
+def opened_tiff(data: bytes) -> Any:
+    """Open a TIFF once more, as Pillow's image, which closes as a context."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=[IMAGE_FORMATS["tif"]])
 
 
 def _damaged(error: Exception) -> MediaError:

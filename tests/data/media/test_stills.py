@@ -22,7 +22,7 @@ from tests.data.colours import (
     srgb_light,
     with_chunk,
 )
-from tests.data.rare_stills import bitmap, one_animated, tiff, twelve_bits, with_property
+from tests.data.rare_stills import bitmap, one_animated, tiff, tiled_tiff, twelve_bits, with_property
 from tests.data.samples import image_bytes
 
 Y, X = np.mgrid[:48, :64]
@@ -501,3 +501,25 @@ def test_hdr_avif_is_read_from_its_own_depth() -> None:
     with pytest.raises(MediaError, match=r"is in BT\.2020, PQ, of which only 8 bits can be read"):
         check(bytes(clear))
     assert check(bytes(clear), colour="keep").found["colour"] == "BT.2020, PQ, kept"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_tiled_tiff_of_16_bits_is_read_whole(channels: int, order: str) -> None:
+    """FFmpeg, which reads the others, gives a black picture."""
+    codes = np.random.default_rng(1).integers(0, 65536, (32, 48, channels)).astype(np.uint16)
+    expected = np.broadcast_to(np.round(codes / 257), (32, 48, 3))
+    kind = 1 if channels == 1 else 2
+    data = tiled_tiff(codes, 16, order, kind)
+    assert np.array_equal(decode_image(data), expected)
+    assert probe(data).found["rules"] == "a TIFF of 16 bits in tiles, since media rules 3"
+    assert np.array_equal(decode_image(tiled_tiff(codes, 16, order, kind, 6)), np.rot90(expected, -1))
+    if (channels, order) == (1, "<"):
+        assert np.array_equal(decode_image(tiled_tiff(codes, 16, order, 0)), 255 - expected)
+
+
+@pytest.mark.parametrize("compression", ["tiff_zstd", "tiff_lzma", "tiff_lzw"])
+def test_16_bit_tiff_in_compressions_that_ffmpeg_lacks(compression: str) -> None:
+    codes = np.random.default_rng(0).integers(0, 65536, (20, 30)).astype(np.uint16)
+    data = saved(Image.fromarray(codes), "TIFF", compression=compression, big_tiff=compression == "tiff_lzw")
+    assert np.array_equal(decode_image(data)[..., 0], np.round(codes / 257))

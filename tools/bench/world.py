@@ -21,6 +21,7 @@ from core.checkpoint import format
 from core.checkpoint.format import FileRecord
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.tensor_file import write_tensors
+from core.distributed.agreement import order_hash
 from core.distributed.tree import links
 from core.engine.sharded_muon import MatrixExchange
 from core.engine.shards import Cut, Shard
@@ -35,7 +36,8 @@ from tools.bench.rounds import Floor, Row
 
 PER_RANK = 256  # samples of a step
 SHARD_SAMPLES = 1_000
-OTHER_SHARDS = {"many_shards": 100, "large_shards": 10_000}  # samples of one
+OTHER_SHARDS = {"many_shards": 100, "large_shards": 10_000, "huge_shards": 100_000}  # samples of one
+UNBOUND = ("huge_shards",)  # a step draws keys for all samples of a block, which is 8 shards
 LOOKED_AT = 9  # ranks, spread from the first to the last
 NETWORK = "DiT-XL/2"
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema-0.9999")
@@ -52,11 +54,12 @@ def rows(config: Config, folder: Path) -> list[Row]:
 
 
 def _row(config: Config, folder: Path, size: int) -> Row:
+    others = ", ".join(f"{kind}: {samples:,}" for kind, samples in OTHER_SHARDS.items())
     protocol = (
         f"{size:,} ranks x {PER_RANK} samples a step, of {config.index_rows:,} in shards of "
-        f"{SHARD_SAMPLES:,} (many shards: {OTHER_SHARDS['many_shards']:,}, large ones: "
-        f"{OTHER_SHARDS['large_shards']:,}); {NETWORK} cut as ZeRO-3 cuts it; ms: processor time, of "
-        f"{LOOKED_AT} ranks the slowest (order: mean of {config.rounds} steps, each the fastest of {REPEATS})"
+        f"{SHARD_SAMPLES:,} ({others}); {NETWORK} cut as ZeRO-3 cuts it; ms: processor time, of "
+        f"{LOOKED_AT} ranks the slowest (order and its hash: mean of {config.rounds} steps, each the "
+        f"fastest of {REPEATS})"
     )
     row = Row(f"{size:,} ranks", "ranks", protocol)
     looked_at = sorted({round(place) for place in np.linspace(0, size - 1, LOOKED_AT)})
@@ -66,7 +69,7 @@ def _row(config: Config, folder: Path, size: int) -> Row:
     row.floors += [
         *(
             Floor(name, row.facts[name], MOST_ORDER_MS, at_most=True)
-            for name in ("order_ms", *(f"order_ms_of_{kind}" for kind in OTHER_SHARDS))
+            for name in ("order_ms", *(f"order_ms_of_{k}" for k in OTHER_SHARDS if k not in UNBOUND))
         ),
         Floor("files_opened, with as many ranks as wrote", unchanged, 1, at_most=True),
         Floor("received_bytes of a save, the mean of all but rank 0", received, MOST_RECEIVED, at_most=True),
@@ -110,15 +113,22 @@ def _plan(rows: int, shard_samples: int, rank: int, size: int) -> StepPlan:
 
 
 def _step_ms(config: Config, shard_samples: int, rank: int, size: int) -> float:
-    """Return the processor time of a step's order, the mean over a round's steps, each the quickest of some.
+    """Return the processor time of a step's order and its hash, the mean over a round's steps, each the
+    quickest of some.
 
     Steps differ: those in which a block ends draw the keys of the next one.
     """
     took = []
     for _ in range(REPEATS):
         plan = _plan(config.index_rows, shard_samples, rank, size)
-        took.append([_cpu_ms(partial(plan.micro_batch_rows, step)) for step in range(1, config.rounds + 1)])
+        took.append([_cpu_ms(partial(_ordered, plan, step)) for step in range(1, config.rounds + 1)])
     return float(np.min(took, axis=0).mean())
+
+
+def _ordered(plan: StepPlan, step: int) -> None:
+    """Make and hash a rank's rows of a step."""
+    for part in plan.micro_batch_rows(step):
+        order_hash(step, part.rows, part.positions)
 
 
 def _tables(config: Config, size: int, looked_at: Sequence[int]) -> dict[str, float]:

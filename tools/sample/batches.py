@@ -31,7 +31,7 @@ from tools.sample.parts import Decoded, Parts, Store
 from tools.sample.prompts import Prompts
 from tools.sample.record import describing
 from tools.sample.requests.asked import Asked, SampleSettings
-from tools.sample.requests.fitting import idle_guidance, latent_shape
+from tools.sample.requests.fitting import idle_guidance, latent_shape, mixed_ways
 from tools.sample.requests.presets import PRESETS
 from tools.sample.requests.schedule import Schedule, Size
 
@@ -174,7 +174,8 @@ class Job:
                 if form.task.is_plain:
                     found += untrained_frames(source, form.size.frames, lag)
             found += self.keeper.notes(form.task)
-        return list(dict.fromkeys([*found, *idle_guidance(self.schedule, self.making.classifier)]))
+        found += [*idle_guidance(self.schedule, self.making.classifier), *mixed_ways(self.schedule)]
+        return list(dict.fromkeys(found))
 
     def parts(self, made_from: str) -> Store:
         """Return the store of finished batches. made_from: hash of the record that this job keeps to."""

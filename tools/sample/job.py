@@ -41,7 +41,7 @@ def plan(config: Config) -> list[str]:
     from tools.sample.conditions import as_trained, require_trained, untrained_frames
     from tools.sample.noisy_classifiers.opening import look as look_at_classifier
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
-    from tools.sample.requests.fitting import idle_guidance, make_schedule
+    from tools.sample.requests.fitting import idle_guidance, make_schedule, mixed_ways
 
     settings, source = section(SampleSettings, config), Path(config.source)
     settings = replace(settings, **set_by_preset(settings))
@@ -62,7 +62,8 @@ def plan(config: Config) -> list[str]:
         lines += form_lines(schedule, number, sampler, config.batch, largest)
         notes += [f"warning: {warning}" for warning in warnings]
         lines += [line for line in notes if line not in lines]
-    lines += [f"warning: {warning}" for warning in idle_guidance(schedule, config.classifier)]
+    doubts = [*idle_guidance(schedule, config.classifier), *mixed_ways(schedule)]
+    lines += [f"warning: {warning}" for warning in doubts]
     weights = f"the {config.weights} weights of {checkpoint}"
     return [f"{counted(schedule.count, 'sample')} from {weights}, into {config.output}", *lines]
 

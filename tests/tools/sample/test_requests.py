@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tools.sample import generating, preparing
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
 from tools.sample.files.kinds import require_encodable
+from tools.sample.given.config import TaskConfig
 from tools.sample.prompts import Prompts
 from tools.sample.requests import reading
 
@@ -129,7 +131,7 @@ def test_bad_rows_are_named_and_left_out_within_a_budget(
     run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = "class,height,steps\ncat,16,2\nfox,16,2\ndog,17,2\neel,16,none\ncat,,2\n"
-    with pytest.raises(UserError, match="1 row cannot be used: row 4: steps=none: expected"):
+    with pytest.raises(UserError, match=r"3 rows cannot be used: .*; row 4: steps=none: expected"):
         sample.run(config(run, "bad", "r.csv", text))
     text = text.replace("none", "2")
     with pytest.raises(UserError, match=r"2 rows cannot be used: row 2: class=fox: .*cat, dog, eel; row 3: "):
@@ -280,10 +282,48 @@ def test_the_arrays_of_adm_are_made_in_fp32_unless_asked_otherwise(tmp_path: Pat
 def test_a_row_of_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "requests.csv"
     path.write_bytes("class,name\ncat,caf\u00e9\ndog,x\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"1 row cannot be used: row 1: name=.*expected text in UTF-8"):
-        reading.read_requests(reading.rows_of(path), path, 0)
-    found, wrong = reading.read_requests(reading.rows_of(path), path, 1)
+    found, wrong = reading.read_requests(reading.rows_of(path), path)
     assert [[each.row for each in rows] for rows in (found, wrong)] == [[2], [1]]
+    with pytest.raises(UserError, match=r"1 row cannot be used: row 1: name=.*expected text in UTF-8"):
+        reading.require_few(path, wrong, 0)
+
+
+def test_all_rows_that_cannot_be_used_are_named_at_once(run: Path) -> None:
+    rows = "class,seed\ncow,1\ncat,-1\ndog,2\n"
+    with pytest.raises(UserError, match=r"2 rows cannot be used: row 1: class=cow.*; row 2: seed=-1"):
+        sample.run(config(run, "wrong", "r.csv", rows))
+    with pytest.raises(UserError, match="a file with at least one request"):
+        sample.run(config(run, "none", "r.csv", "class,seed\n"))
+
+
+@pytest.mark.parametrize(
+    ("preset", "frames", "expected"),
+    [
+        ("adm", 9, "frames=9: expected 1 with preset=adm, which is about images"),
+        ("geneval", 9, "frames=9: expected 1 with preset=geneval"),
+        ("vbench", 1, "frames=1: expected more than 1 with preset=vbench, which is about films"),
+    ],
+)
+def test_a_benchmark_is_of_images_or_of_films(run: Path, preset: str, frames: int, expected: str) -> None:
+    rows = "class,count,name\ncat,1,a\n"
+    known = {"preset": preset, "frames": frames}
+    made = config(run, "made", "r.csv", rows, files=FilesConfig(), **known)
+    if preset == "adm":
+        made = replace(made, requests="")
+    with pytest.raises(UserError, match=expected):
+        sample.run(made)
+
+
+def test_a_way_between_noises_in_several_classes_is_doubted(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"source": str(run), "sampler": STEPS, "count": 3, "task": TaskConfig(to_number=5)}
+    sample.run(sample.Config(output=str(run.parent / "turns"), **known))
+    assert "warning: samples between two noises have conditions in turns; one of classes alone" in (
+        capsys.readouterr().err
+    )
+    sample.run(sample.Config(output=str(run.parent / "one"), classes=("cat",), **known))
+    assert "in turns" not in capsys.readouterr().err
 
 
 def test_an_encoder_that_takes_no_such_frames_is_named_beforehand() -> None:

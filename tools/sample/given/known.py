@@ -222,7 +222,8 @@ class Keeper:
         try:
             before, _, _ = self.autoencoder.latent_shape((total - many, height, width))
         except UserError as error:
-            expected = f"a picture, or frames that fill whole latent frames at the end, not {many} ({error})"
+            why = f"before them {error}"
+            expected = f"a picture, or frames that fill whole latent frames at the end, not {many} ({why})"
             raise UserError("given_last", task.given_last, expected) from None
         if many >= rest:
             expected = f"fewer frames than the {rest} that are left, not {many}"

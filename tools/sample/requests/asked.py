@@ -75,14 +75,14 @@ class Asked:
 
 
 def read_asked(settings: SampleSettings) -> Asked:
-    """Read prompts or requests; UserError where there are none to be used, or too many that cannot be."""
+    """Read prompts or requests; UserError where there are none."""
     if not settings.requests:
         texts = read_prompts(settings.prompts, settings.prompt_file)
         return Asked(texts, files=_hashed(settings.task.places.values()))
     path = Path(settings.requests)
     rows = list(rows_of(path))
     listed = PRESETS[settings.preset].read(rows) if settings.preset else rows
-    found, wrong = read_requests(listed, path, settings.bad_requests)
+    found, wrong = read_requests(listed, path)
     places = {path for each in found for path in each.request.places.values()}
     files = _hashed(places | {*settings.task.places.values()})
     return Asked((), tuple(found), metadata_of(settings.preset, rows), files, tuple(wrong))

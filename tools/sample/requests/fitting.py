@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from core.diffusion.guidance.idle import idle_fields
 from core.errors import UserError, below
 from tools.sample.conditions import as_trained, require_trained
-from tools.sample.config import FilesConfig
 from tools.sample.files.kinds import ALL_IN_ONE, require_fitting
 from tools.sample.requests.asked import Asked, SampleSettings
 from tools.sample.requests.collecting import by_requests
+from tools.sample.requests.presets import require_frames
 from tools.sample.requests.schedule import Form, Schedule, Size, by_turns
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def make_schedule(
 
     @cache  # many requests have one form
     def check(form: Form, given: tuple[str, ...], negative: tuple[str, ...]) -> None:
-        with below("files"):
-            require_kind(settings.files, form)
+        require_kind(settings, form)
         shape = shape_of(form.size) if shape_of is not None else space.shapes[0]
         frames = False
         if keeper is not None:
@@ -53,11 +52,11 @@ def make_schedule(
             sampler, _ = as_trained(form.sampler, space, source, shape)
             require_trained(space, sampler, given, negative, frames=frames)
 
-    if asked.requests:
+    if asked.requests or asked.wrong:
         return by_requests(asked, settings, space, check)
     schedule = by_turns(settings, asked.texts, space)
-    with below("files"):  # its sampler is judged once it is known that a job in the output is the same
-        require_kind(settings.files, schedule.forms[0])
+    # Its sampler is judged once it is known that a job in the output is the same.
+    require_kind(settings, schedule.forms[0])
     if keeper is not None and shape_of is not None:
         form = schedule.forms[0]
         pixels = keeper.pixels(form.size.frames, shape_of(form.size))
@@ -99,10 +98,23 @@ def idle_guidance(schedule: Schedule, classifier: str) -> list[str]:
     return found
 
 
-def require_kind(files: FilesConfig, form: Form) -> None:
-    """Refuse files that cannot hold samples of a form."""
+def mixed_ways(schedule: Schedule) -> list[str]:
+    """Return a warning of samples between two noises that have several conditions."""
+    if schedule.requests or schedule.forms[0].task.to_number is None:
+        return []
+    several = [name for name in ("label", "text") if len(set(getattr(schedule, name).tolist())) > 1]
+    field = {"label": "classes", "text": "prompts"}
+    advice = " and ".join(f"one of {field[name]} alone" for name in several)
+    return [f"samples between two noises have conditions in turns; {advice} keeps to one way"] * bool(several)
+
+
+def require_kind(settings: SampleSettings, form: Form) -> None:
+    """Refuse files, or a benchmark, that cannot take samples of a form."""
+    files, frames = settings.files, form.size.frames
+    require_frames(settings.preset, frames)
     if files.kind != ALL_IN_ONE:
-        require_fitting(*files.of(form.size.frames), form.size.frames)
+        with below("files"):
+            require_fitting(*files.of(frames), frames)
 
 
 def by(*lengths: int) -> str:

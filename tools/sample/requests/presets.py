@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from core.errors import UserError
 from data.raw.tables.rows import Row
 from models.precision import AskedPrecision
 from tools.sample.files.kinds import FileKind
@@ -26,13 +27,14 @@ DIVERSITY = "Diversity"  # VBench-2.0: judged by 20 films a prompt instead of 3
 class Preset:
     """A benchmark.
 
-    kind: of files.  name: template of their names.  each: samples of a request.  read: makes requests' fields
-    of the rows of its list.  needs_requests: whether it comes with a list.
-    beside: path of a file with a row's own content, by number of the request; None without such.
+    kind: of files.  of_films: whether they hold films.  name: template of their names.  each: samples of a
+    request.  read: makes requests' fields of the rows of its list.  needs_requests: whether it comes with a
+    list.  beside: path of a file with a row's own content, by number of the request; None without such.
     precision: in which the network computes unless the job says otherwise.
     """
 
     kind: FileKind
+    of_films: bool
     name: str
     each: int
     read: Callable[[Iterable[Row]], Iterator[Row]]
@@ -93,12 +95,12 @@ def _as_they_are(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "vbench": Preset("h264", "{name}-{k}", 5, _vbench),
-    "vbench2": Preset("h264", "{folder}/{name:.180}-{k}", 3, _vbench2),
+    "vbench": Preset("h264", True, "{name}-{k}", 5, _vbench),
+    "vbench2": Preset("h264", True, "{folder}/{name:.180}-{k}", 3, _vbench2),
     "geneval": Preset(
-        "png", "{row:05d}/samples/{k:04d}", 4, _geneval, beside=lambda row: f"{row:05d}/metadata.jsonl"
+        "png", False, "{row:05d}/samples/{k:04d}", 4, _geneval, beside=lambda row: f"{row:05d}/metadata.jsonl"
     ),
-    "adm": Preset("npz", "", 1, _as_they_are, needs_requests=False, precision="fp32"),
+    "adm": Preset("npz", False, "", 1, _as_they_are, needs_requests=False, precision="fp32"),
 }
 
 
@@ -107,3 +109,11 @@ def metadata_of(preset: str, rows: Iterable[Row]) -> dict[int, str]:
     if not preset or PRESETS[preset].beside is None:
         return {}
     return {row.number: json.dumps(row.fields, ensure_ascii=False) + "\n" for row in rows if not row.problem}
+
+
+def require_frames(preset: str, frames: int) -> None:
+    """Refuse samples of so many frames that a benchmark does not look at."""
+    if preset and PRESETS[preset].of_films != (frames > 1):
+        expected = "more than 1" if PRESETS[preset].of_films else "1"
+        kind = "films" if PRESETS[preset].of_films else "images"
+        raise UserError("frames", frames, f"{expected} with preset={preset}, which is about {kind}")

@@ -1,7 +1,8 @@
 """Files of requests: a prompt a line, or a table, JSON or YAML with the columns of a `Request`.
 
-A row that cannot be used is named with its number; the others are used while there are no more such rows
-than the budget says. Benchmarks' own lists of prompts are read by `tools.sample.requests.presets`.
+A row that cannot be used is named with its number, together with those that the run cannot make
+(`collecting`); the others are used while there are no more such rows than the budget says. Benchmarks' own
+lists of prompts are read by `tools.sample.requests.presets`.
 """
 
 from __future__ import annotations
@@ -100,12 +101,9 @@ def _of_yaml(path: Path, field: str) -> Iterator[Row]:
         yield Row(number, row if known else {}, "" if known else "not fields and their values")
 
 
-def read_requests(rows: Iterable[Row], path: Path, budget: int) -> tuple[list[Numbered], list[Wrong]]:
-    """Make the requests of rows; return also those that are none.
-
-    UserError with these where there are more than `budget`.
-    """
-    found, wrong = [], []
+def read_requests(rows: Iterable[Row], path: Path) -> tuple[list[Numbered], list[Wrong]]:
+    """Make the requests of rows; return also those that are none.  UserError for a file without any row."""
+    found, wrong = list[Numbered](), list[Wrong]()
     for row in rows:
         try:
             if row.problem:
@@ -113,8 +111,7 @@ def read_requests(rows: Iterable[Row], path: Path, budget: int) -> tuple[list[Nu
             found.append(Numbered(row.number, make_request(_request_of(row.fields))))
         except UserError as error:
             wrong.append(Wrong(row.number, str(error)))
-    require_few(path, wrong, budget)
-    if not found:
+    if not found and not wrong:
         raise UserError("requests", path, "a file with at least one request")
     return found, wrong
 

@@ -64,10 +64,10 @@ class SamplerConfig:
     variance_share: float = setting(
         0.5, "ddpm, variance=interpolated: 0 is small, 1 large, by their logarithms", low=0, high=1
     )
-    churn: ChurnConfig = setting(ChurnConfig(), "of the solver edm")
-    corrector: CorrectorConfig = setting(CorrectorConfig(), "of the solver langevin")
-    restart: RestartConfig = setting(RestartConfig(), "of the solver restart")
-    adaptive: AdaptiveConfig = setting(AdaptiveConfig(), "of the solver dopri5")
+    churn: ChurnConfig = setting(ChurnConfig(), "settings of solver=edm")
+    corrector: CorrectorConfig = setting(CorrectorConfig(), "settings of solver=langevin")
+    restart: RestartConfig = setting(RestartConfig(), "settings of solver=restart")
+    adaptive: AdaptiveConfig = setting(AdaptiveConfig(), "settings of solver=dopri5")
     threshold: ThresholdConfig = setting(ThresholdConfig(), "bound of the estimated data")
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0)
     guidance_start: float = setting(1.0, "largest time at which guidance acts", low=0, high=1)

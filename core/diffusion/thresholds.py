@@ -21,7 +21,9 @@ class ThresholdConfig:
         "ones and scales it into limit; deviation scales a sample down to a deviation of limit",
     )
     limit: float = setting(
-        4.0, "in units of the normalised latents, whose deviation is 1; of deviation: 1 to 1.5", low=1e-3
+        4.0,
+        "bound in units of the normalised latents, whose deviation is 1; kind=deviation: 1 to 1.5",
+        low=1e-3,
     )
     share: float = setting(
         0.995, "dynamic: share of a sample's numbers that stay inside (2205.11487)", low=0.5, high=1

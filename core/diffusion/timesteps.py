@@ -35,8 +35,10 @@ class TimestepConfig:
         shown="path",
         role="place",
     )
-    mean: float = setting(0.0, "of logit(t), or of log(sigma / alpha); positive means noisier; EDM: -1.2")
-    std: float = setting(1.0, "the same: standard deviation, or scale; EDM: 1.2", low=1e-3)
+    mean: float = setting(
+        0.0, "mean of logit(t), or of log(sigma / alpha); positive means noisier; EDM: -1.2"
+    )
+    std: float = setting(1.0, "standard deviation, or scale, of the same; EDM: 1.2", low=1e-3)
     mode_scale: float = setting(1.29, "mode: weight of the middle; 0 is uniform", low=-1, high=1.75)
     stratified: bool = setting(
         False, "spread the times of a step evenly over the distribution, each sample's place drawn anew"

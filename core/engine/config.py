@@ -24,8 +24,8 @@ class EngineConfig:
     )
     zero_stage: int | Literal["auto"] = setting(
         1,
-        "what ranks share out: 0 nothing, 1 optimizer, 2 + gradients, 3 + weights; auto: 0 of one rank, else "
-        "the least that fits; kept when the run goes on",
+        "what ranks shard: 0 nothing, 1 the optimizer's state, 2 + gradients, 3 + weights; auto: 0 of one "
+        "rank, else the least that fits; kept when the run goes on",
         low=0,
         high=3,
         role="work",
@@ -44,17 +44,19 @@ class EngineConfig:
         role="work",
     )
     precision: Literal["bf16", "fp32"] = setting(
-        "bf16", "of the weights the network computes with; masters are fp32"
+        "bf16", "number format of the weights the network computes with; masters are fp32"
     )
     matmul: Literal["bf16", "fp8"] = setting(
         "bf16", "fp8: multiply in 8 bits in the blocks' linear layers, on GPUs that can; with precision=bf16"
     )
     gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
-    gradient_dtype: Literal["fp32", "bf16"] = setting("fp32", "in which micro-steps' gradients add up")
+    gradient_dtype: Literal["fp32", "bf16"] = setting(
+        "fp32", "number format in which gradients of micro-steps are summed"
+    )
     reduce_dtype: Literal["auto", "bf16", "fp32"] = setting(
         "auto",
-        "in which ranks add up gradients under deepspeed's stages 1 to 3, elsewhere always fp32; auto: what "
-        "the network computes in, from 64 ranks on fp32; kept when the run goes on",
+        "number format in which ranks add up gradients under deepspeed's stages 1 to 3, elsewhere always "
+        "fp32; auto: what the network computes in, from 64 ranks on fp32; kept when the run goes on",
         role="work",
     )
     micro_batch: int | Literal["auto"] = setting(
@@ -78,7 +80,9 @@ class EngineConfig:
         "and attention; every k-th block; every block",
         role="work",
     )
-    checkpoint_every: int = setting(2, "every_k: the k", unit="blocks", low=2, role="work")
+    checkpoint_every: int = setting(
+        2, "every_k: recompute each block that this number divides", unit="blocks", low=2, role="work"
+    )
     compile: bool | Literal["auto"] = setting(
         "auto",
         "compile the network's blocks, at ZeRO stage 3 of deepspeed their functions without weights, for "

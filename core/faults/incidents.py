@@ -35,10 +35,10 @@ class IncidentConfig:
     )
     on_skipped: Literal["stop", "rollback"] = setting(
         "stop",
-        "then: end the run, or return to the last checkpoint and pass over the steps since",
+        "what then: end the run, or return to the last checkpoint and pass over the steps since",
         role="work",
     )
-    max_rollbacks: int = setting(2, "rollback: how often in the whole run", low=1, role="work")
+    max_rollbacks: int = setting(2, "rollback: most rollbacks in the whole run", low=1, role="work")
     spike_sigma: float = setting(
         6.0, "clip gradients at the usual log norm plus this many standard deviations; 0 = off", low=0.0
     )

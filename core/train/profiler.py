@@ -26,8 +26,10 @@ class ProfileConfig:
     profile_from: int = setting(
         0, "first step of a trace for chrome://tracing, 0 = none", low=0, role="watch"
     )
-    profile_steps: int = setting(3, "steps in it", unit="steps", low=1, role="watch")
-    profile_ranks: int = setting(1, "how many ranks, from 0 on, write one", unit="ranks", low=1, role="watch")
+    profile_steps: int = setting(3, "steps in the trace", unit="steps", low=1, role="watch")
+    profile_ranks: int = setting(
+        1, "how many ranks, from 0 on, write a trace", unit="ranks", low=1, role="watch"
+    )
     profile_memory: bool = setting(
         False, "CUDA: keep the history of allocations, for when memory runs out", role="watch"
     )

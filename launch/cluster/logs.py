@@ -30,8 +30,8 @@ class Config:
     """What to show."""
 
     source: str = setting(REQUIRED, "output of the job", shown="path")
-    rank: int | None = setting(None, "of this rank alone; null is all of them", low=0)
-    task: int | None = setting(None, "of this task of an array alone; null is all of them", low=0)
+    rank: int | None = setting(None, "show this rank alone; null is all of them", low=0)
+    task: int | None = setting(None, "show this task of an array alone; null is all of them", low=0)
     follow: bool = setting(False, "wait for more, until the job has ended")
 
 

@@ -41,7 +41,7 @@ class Config:
     )
     processes: int = setting(2, "local ranks of the stages that use several", low=1, role="work")
     scale: Literal["full", "tiny"] = setting(
-        "full", "tiny goes through every stage in a minute or two; no good pictures"
+        "full", "tiny goes through every stage with as little work as possible; its samples are noise"
     )
     minutes: float = setting(
         30.0,

@@ -41,32 +41,35 @@ class DiTConfig:
     preset: str = setting("", "a published shape: DiT-{S,B,L,XL}/{2,4,8}; '' for none")
     input_channels: int = setting(4, "channels of the input, those of the latents", low=1)
     patch: tuple[int, int, int] = setting((1, 2, 2), "frames, rows and columns that make one token")
-    width: int = setting(384, "numbers per token", low=1)
+    width: int = setting(384, "width of a token (hidden size)", low=1)
     depth: int = setting(12, "transformer blocks", low=1)
     heads: int = setting(6, "attention heads; they share the width", low=1)
     mlp_ratio: float = setting(4.0, "hidden width of the MLP over the width", low=0.0)
     num_classes: int = setting(1000, "classes; one more row is kept for no class", low=0)
     learned_sigma: bool = setting(False, "also predict the variance: twice the output channels")
-    positions: Literal["sincos", "rotary"] = setting("sincos", "how a token knows its place")
+    positions: Literal["sincos", "rotary"] = setting("sincos", "position encoding of the tokens")
     qk_norm: bool = setting(False, "RMS-normalise queries and keys; steadies training in bfloat16")
     time_scale: float = setting(
-        1.0, "the network is told time_offset + time_scale * t, with t from 0 for data to about 1000"
+        1.0, "time input: time_offset + time_scale * t, with t from 0 for data to about 1000"
     )
     time_offset: float = setting(
         0.0, "see time_scale; 1 with time_scale=-0.001 is the clock of SiT, from noise to data"
     )
     time_frequency_shift: int = setting(
-        0, "of the sinusoid of the time: 0 as published, 1 as diffusers' DiT has it", low=0, high=1
+        0,
+        "frequency shift of the sinusoidal time embedding: 0 as published, 1 as diffusers' DiT",
+        low=0,
+        high=1,
     )
-    text_width: int = setting(0, "numbers per text token for cross-attention; 0 for no text", low=0)
+    text_width: int = setting(0, "width of text tokens, for cross-attention; 0 for no text", low=0)
     frame_condition: bool = setting(
         False, "take given frames: a frame mask and their latents as further channels"
     )
     frame_levels: bool = setting(
-        False, "be told the noise of each group of latent frames (those of one token) by itself"
+        False, "take a noise level for each group of latent frames (those of one token)"
     )
     two_times: bool = setting(
-        False, "be told also at which time a step ends, as objective.kind=mean_flow needs"
+        False, "take also the time at which a step ends, as objective.kind=mean_flow needs"
     )
     attention: Backend = setting(
         "auto", "attention backend; auto measures which is fastest here, once, and the run keeps it"

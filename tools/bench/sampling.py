@@ -62,10 +62,8 @@ def _case(
     batch: int,
     device: torch.device,
 ) -> Row:
-    path, shape = (
-        make_path(path_record(PATH, ScheduleConfig())),
-        (batch, network.input_channels, 1, SIDE, SIDE),
-    )
+    path = make_path(path_record(PATH, ScheduleConfig()))
+    shape = (batch, network.input_channels, 1, SIDE, SIDE)
     settings = SamplerConfig(solver=solver, steps=STEPS, guidance=guidance)
     condition = Condition(label=torch.zeros(batch, dtype=torch.int64, device=device))
     numbers = torch.arange(batch, device=device)

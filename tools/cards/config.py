@@ -15,7 +15,9 @@ _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 class CardConfig:
     """The parts of a model card that no record holds."""
 
-    licence: str = setting("", "of the weights, as SPDX names it (Apache-2.0); '' says that none was given")
+    licence: str = setting(
+        "", "licence of the weights, as SPDX names it (Apache-2.0); '' says that none was given"
+    )
     scores: tuple[str, ...] = setting(
         (), "folders of `evaluate`, or their scores.json, of these very weights", shown="path"
     )

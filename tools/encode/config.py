@@ -78,7 +78,7 @@ class Config:
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     precision: AskedPrecision = setting(
         "auto",
-        "in which encoders compute; tf32: as fp32, products on GPUs rounded to 10 bits; auto: tf32 on CUDA, "
+        "precision of the encoders; tf32: as fp32, products on GPUs rounded to 10 bits; auto: tf32 on CUDA, "
         "else fp32",
     )
     threads: int = setting(1, "CPU threads of the encoder in each process", low=1)

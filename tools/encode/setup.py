@@ -89,43 +89,37 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
     media = np.asarray(dataset.media)
     with below("buckets"):
         buckets = make_buckets(media, config.buckets)
-    stored = 2 if config.store == "moments" else 1
-    if stored > encoder.moments:
-        raise UserError("store", config.store, f"mean, since {config.autoencoder} gives no distribution")
     captions = None
     if config.text_encoder:
         folder = Path(config.text_encoder)
         captions = CaptionEmbedder(folder, config.text_tokens, device, precision, clock)
-    shapes = [(stored, *encoder.latent_shape(bucket)) for bucket in buckets]
     column = assign(media, buckets, config.buckets)
-    if config.stills and not any(shape[2] > 1 for n, shape in enumerate(shapes) if (column == n).any()):
-        raise UserError("stills", "true", "false, since no sample is a clip of several latent frames")
+    shapes = _latent_shapes(config, encoder, buckets, column)
     pictures, feature_shapes = _picture_encoder(config, device, precision, clock, buckets, shapes)
-    job = Job(
-        dataset,
-        config.output,
-        encoder,
-        buckets,
-        shapes,
-        column,
-        config.buckets,
-        config.limits,
-        config.batch,
-        Quarantine(
-            config.output / QUARANTINE,
-            total=len(dataset),
-            budget=config.quarantine_budget,
-            beyond=BEYOND,
-        ),
-        config.flip,
-        config.decode_threads,
-        captions,
-        np.dtype(config.dtype).newbyteorder("<"),
-        pictures,
-        feature_shapes,
-        config.stills,
+    quarantine = Quarantine(
+        config.output / QUARANTINE, total=len(dataset), budget=config.quarantine_budget, beyond=BEYOND
     )
-    identity = encoder.identity | ({"text": captions.identity} if captions else {})
+    job = Job(
+        dataset=dataset,
+        folder=config.output,
+        encoder=encoder,
+        buckets=buckets,
+        shapes=shapes,
+        column=column,
+        clips=config.buckets,
+        limits=config.limits,
+        batch=config.batch,
+        quarantine=quarantine,
+        flip=config.flip,
+        decode_threads=config.decode_threads,
+        captions=captions,
+        dtype=np.dtype(config.dtype).newbyteorder("<"),
+        pictures=pictures,
+        feature_shapes=feature_shapes,
+        stills=config.stills,
+    )
+    identity = dict(encoder.identity)
+    identity |= {"text": captions.identity} if captions else {}
     identity |= {"pictures": pictures.identity} if pictures else {}
     computation = {
         "device": device.type,
@@ -134,6 +128,19 @@ def make_job(config: Encoding, device: torch.device) -> tuple[Job, dict[str, Any
         "threads": config.threads,
     }
     return job, origin.describe(job, identity, config.tiling, config.store, config.dtype, computation)
+
+
+def _latent_shapes(
+    config: Encoding, encoder: AutoencoderEncoder, buckets: Sequence[Bucket], column: np.ndarray
+) -> list[Shape]:
+    """Return (M, C, T, H, W) of each bucket; UserError for moments or stills that there are none of."""
+    stored = 2 if config.store == "moments" else 1
+    if stored > encoder.moments:
+        raise UserError("store", config.store, f"mean, since {config.autoencoder} gives no distribution")
+    shapes: list[Shape] = [(stored, *encoder.latent_shape(bucket)) for bucket in buckets]
+    if config.stills and not any(shape[2] > 1 for n, shape in enumerate(shapes) if (column == n).any()):
+        raise UserError("stills", "true", "false, since no sample is a clip of several latent frames")
+    return shapes
 
 
 def settled_precision(config: Encoding, device: torch.device) -> Precision:

@@ -25,7 +25,7 @@ class DensityConfig:
     posterior: Literal["draw", "mean"] = setting(
         "draw", "latents drawn from the encoder's posterior, as in training, or its mean"
     )
-    tolerance: float = setting(1e-5, "likelihood: of a step's estimated error", low=1e-12, high=1)
+    tolerance: float = setting(1e-5, "likelihood: largest estimated error of a step", low=1e-12, high=1)
     probes: int = setting(
         1, "likelihood of more than 64 numbers: draws of signs by which the trace is estimated", low=1
     )
@@ -85,8 +85,10 @@ class Config:
         "(PSNR, SSIM, LPIPS, and rFID with extractor=inception); likelihood, bound: -log p of the latents of "
         "a cache under a run, by its probability flow or by the variational bound",
     )
-    reconstruction: ReconstructionConfig = setting(ReconstructionConfig(), "of measure=reconstruction")
-    density: DensityConfig = setting(DensityConfig(), "of measure=likelihood and bound")
+    reconstruction: ReconstructionConfig = setting(
+        ReconstructionConfig(), "settings of measure=reconstruction"
+    )
+    density: DensityConfig = setting(DensityConfig(), "settings of measure=likelihood and bound")
     extractor: Literal["classifier", "inception", "dinov2", "clip", "i3d"] = setting(
         "classifier",
         "what gives features: a classifier trained on the real data, or a published network, FID's "

@@ -55,32 +55,52 @@ def require_trained(
     if negative and not compared:
         named = f"negative_{'class' if 'label' in negative else 'prompt'}"
         raise UserError(f"{named} has no effect without guidance (sampler.guidance=1)")
-    if space.text is not None and "text" not in given:
-        never = shares is not None and shares.get("text") == 0
-        untrained = ", which no sample of the run was (objective.label_dropout=0)" if never else ""
-        warnings.append(
-            f"the run was trained on captions, and samples are made without{untrained}: "
-            "give prompts or prompt_file"
-        )
+    warnings += _without_captions(space, given)
     dropped_of = {part for dropped, _ in compared for part in dropped}
     for kind in given:
-        guided = kind in dropped_of
-        word, share = WORDS[kind], shares.get(kind) if shares is not None else None
-        if share == 1:
-            why = f"every sample of the run was trained without {word} (objective.label_dropout=1)"
-            if guided:
-                raise UserError("guidance", sampler.guidance, f"1, since {why}")
-            warnings.append(f"the {word} that is asked for has no effect: {why}")
-        elif guided and share == 0 and kind not in negative:
-            why = f"no sample of the run was trained without {word} (objective.label_dropout=0)"
-            expected = f"1, since classifier-free guidance needs what the network says without it, and {why}"
-            raise UserError("guidance", sampler.guidance, expected)
-        elif guided and share is None and kind not in negative:
-            what = f"whether samples were trained without {word}, which guidance needs"
-            warnings.append(f"sampler.guidance={sampler.guidance:g}: the run does not record {what}")
+        guided = kind in dropped_of and kind not in negative
+        share = shares.get(kind) if shares is not None else None
+        warnings += _of_condition(
+            WORDS[kind], share, sampler.guidance, dropped=kind in dropped_of, guided=guided
+        )
     if len(given) > 1:
         warnings += [_untrained(space, frozenset(dropped) - set(negative)) for dropped, _ in compared]
     return [warning for warning in warnings if warning]
+
+
+def _without_captions(space: LatentSpace, given: Collection[str]) -> list[str]:
+    """Return a warning where a run on captions is asked for samples without text."""
+    if space.text is None or "text" in given:
+        return []
+    never = space.null_share is not None and space.null_share.get("text") == 0
+    untrained = ", which no sample of the run was (objective.label_dropout=0)" if never else ""
+    return [
+        f"the run was trained on captions, and samples are made without{untrained}: "
+        "give prompts or prompt_file"
+    ]
+
+
+def _of_condition(
+    word: str, share: float | None, guidance: float, *, dropped: bool, guided: bool
+) -> list[str]:
+    """Refuse guidance that a condition cannot have, or return what is to be said of it.
+
+    share: of the run's samples that were trained without it; None where that is not recorded.
+    dropped: whether guidance drops it.  guided: whether no other condition takes its place then.
+    """
+    if share == 1:
+        why = f"every sample of the run was trained without {word} (objective.label_dropout=1)"
+        if dropped:
+            raise UserError("guidance", guidance, f"1, since {why}")
+        return [f"the {word} that is asked for has no effect: {why}"]
+    if guided and share == 0:
+        why = f"no sample of the run was trained without {word} (objective.label_dropout=0)"
+        expected = f"1, since classifier-free guidance needs what the network says without it, and {why}"
+        raise UserError("guidance", guidance, expected)
+    if guided and share is None:
+        what = f"whether samples were trained without {word}, which guidance needs"
+        return [f"sampler.guidance={guidance:g}: the run does not record {what}"]
+    return []
 
 
 def _require_given(sampler: SamplerConfig, given: Collection[str]) -> None:

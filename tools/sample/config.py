@@ -162,7 +162,7 @@ class Config:
     )
     precision: AskedPrecision = setting(
         "auto",
-        "in which the network computes; tf32: as fp32, products on GPUs rounded to 10 bits; auto: bf16 on "
+        "precision of the network; tf32: as fp32, products on GPUs rounded to 10 bits; auto: bf16 on "
         "CUDA, else fp32",
     )
     compile: bool | Literal["auto"] = setting(

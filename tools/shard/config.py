@@ -33,7 +33,7 @@ class Config:
     seed: int = setting(0, "seed of the order in which samples are packed", low=0)
     overwrite: bool = setting(False, "pack again over a finished output", role="work")
     processes: int = setting(1, "shards written at the same time", low=1, role="work")
-    name: str = setting("data", "what the names of the shards begin with")
+    name: str = setting("data", "prefix of the shards' names")
     shuffle: bool = setting(True, "mix the samples over the shards; false keeps the order of the source")
     columns: ColumnsConfig = setting(ColumnsConfig(), "which columns of a table, or fields of JSON, are read")
     captions: str = setting(
@@ -54,7 +54,9 @@ class Config:
         "inside", "symbolic links: those to files of the source are read, or all, and linked folders too"
     )
     encoding: Encoding = setting(
-        "auto", "of captions and tables without a byte-order mark; auto: UTF-8, and UTF-16 if it looks so"
+        "auto",
+        "text encoding of captions and tables without a byte-order mark; auto: UTF-8, and UTF-16 if it looks "
+        "so",
     )
     classes: bool | None = setting(
         None, "true: names of kohya's folders are classes too; false: no classes and labels"

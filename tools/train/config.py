@@ -39,7 +39,7 @@ class OnlineConfig(EncodingConfig):
 
     precision: AskedPrecision = setting(
         "auto",
-        "in which encoders compute; tf32: as fp32, products on GPUs rounded to 10 bits; auto: fp32 where "
+        "precision of the encoders; tf32: as fp32, products on GPUs rounded to 10 bits; auto: fp32 where "
         "engine.precision is, else as in encode",
     )
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
@@ -77,14 +77,14 @@ class DataConfig(LoaderConfig, CaptionConfig):
     encode: Literal["cached", "online"] = setting(
         "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"
     )
-    online: OnlineConfig = setting(OnlineConfig(), "for encode=online")
+    online: OnlineConfig = setting(OnlineConfig(), "settings of encode=online")
     features: Literal["none", "cached", "online"] = setting(
         "none",
         "a picture encoder's features, with which a block is aligned (objective.alignment). cached: those "
         "that `encode` stored, picture_encoder=...; online: made within every step, of the pictures that "
         "data.encode=online decodes, or that are read by their ids beside the cache",
     )
-    pictures: PicturesConfig = setting(PicturesConfig(), "for features=online")
+    pictures: PicturesConfig = setting(PicturesConfig(), "settings of features=online")
     stills: bool = setting(
         False,
         "a last frame that is given alone (objective.given.last, ends) is encoded as a picture that stands "

@@ -16,7 +16,9 @@ ProjectorName = Literal["mlp", "conv"]
 class AlignmentConfig:
     """Alignment of a block with picture features, in runs with data.features."""
 
-    weight: float = setting(0.5, "of the alignment beside the loss of the prediction; 0 measures it", low=0)
+    weight: float = setting(
+        0.5, "weight of the alignment beside the loss of the prediction; 0 only measures it", low=0
+    )
     block: int = setting(
         0,
         "block whose tokens are aligned, from 1; 0 is a third of all (published: 4 of 12, 8 of 24, 8 of 28)",
@@ -26,7 +28,7 @@ class AlignmentConfig:
         "mlp",
         "from tokens to features: mlp, three layers on each token (REPA); conv, one 3x3 convolution (iREPA)",
     )
-    projector_width: int = setting(2048, "mlp: numbers of its two inner layers", low=1)
+    projector_width: int = setting(2048, "mlp: width of its two hidden layers", low=1)
     spatial_norm: bool = setting(
         False,
         "take the mean over a picture's patches from its features, and divide by the deviation there (iREPA)",

@@ -31,8 +31,10 @@ class ObjectiveConfig:
         "denoising: what the data are at one time; for samples of one to four steps mean_flow, consistency, "
         "and distillation of the run that the job's `initial` names (docs/method.md)",
     )
-    mean_flow: MeanFlowConfig = setting(MeanFlowConfig(), "for kind=mean_flow")
-    consistency: ConsistencyConfig = setting(ConsistencyConfig(), "for kind=consistency and distillation")
+    mean_flow: MeanFlowConfig = setting(MeanFlowConfig(), "settings of kind=mean_flow")
+    consistency: ConsistencyConfig = setting(
+        ConsistencyConfig(), "settings of kind=consistency and distillation"
+    )
     path: PathName = setting("rectified_flow", "how data turns into noise")
     schedule: ScheduleConfig = setting(ScheduleConfig(), "parameters of the path")
     prediction: Prediction = setting(

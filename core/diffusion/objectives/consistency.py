@@ -30,10 +30,10 @@ class ConsistencyConfig:
     """Settings of the objectives `consistency` and `distillation`."""
 
     intervals: int = setting(
-        10, "even parts of the path, at whose ends estimates are compared, at first", low=1
+        10, "equal intervals of the path at first; estimates at the two ends of one are compared", low=1
     )
-    most_intervals: int = setting(1280, "the same in the end", low=1)
-    double_every: int = setting(1000, "steps after which the parts double; 0 begins with the most", low=0)
+    most_intervals: int = setting(1280, "most intervals, in the end", low=1)
+    double_every: int = setting(1000, "steps after which the intervals double; 0 begins with the most", low=0)
     huber: float = setting(
         0.00054,
         "errors far below this deviation of a number count squared, others plain; 0: all squared",

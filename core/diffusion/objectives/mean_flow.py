@@ -39,7 +39,7 @@ class MeanFlowConfig:
     power: float = setting(
         1.0, "weight of a sample, 1 / (its squared error + small)^power; 0 is the plain squared error", low=0
     )
-    small: float = setting(1e-3, "see power", low=1e-12)
+    small: float = setting(1e-3, "added to the squared error in that weight", low=1e-12)
     derivative: Derivative = setting(
         "jvp",
         "of the network along the flow: jvp, exact, with model.attention=math, ZeRO stages to 2 and nothing "

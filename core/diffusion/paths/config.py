@@ -44,7 +44,7 @@ class ScheduleConfig:
     sigma_min: float = setting(
         0.0, "variance_exploding (0.01), edm (0.002): the least noise that is trained", low=0
     )
-    sigma_max: float = setting(0.0, "the same (50, 80): the noise at t = 1", low=0)
+    sigma_max: float = setting(0.0, "variance_exploding (50), edm (80): the noise at t = 1", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,9 +116,9 @@ class AdaptiveConfig:
     """Settings of the solver `dopri5`."""
 
     tolerance: float = setting(
-        1e-4, "largest estimated error of a step, of a number of size 1", low=1e-12, high=1
+        1e-4, "largest estimated error of a step, over 1 + the size of the state", low=1e-12, high=1
     )
-    most: int = setting(1000, "trials of steps, at most", low=1)
+    most: int = setting(1000, "most trial steps", low=1)
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ test: .venv/.installed-dev  ## the tests, in about 12 minutes on 2 cores
 test-slurm: .venv/.installed-dev  ## every row of preemption and failure on a real SLURM, as root (slurm-wlm, munge)
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slurm --durations=15 tests/integration/test_slurm*.py
 
-test-full: .venv/.installed-dev .venv/.installed-kernels  ## all tests, with the exhaustive versions
+test-full: .venv/.installed-dev .venv/.installed-kernels .venv/.installed-mxfp8  ## all tests, with the exhaustive versions
 	$(PYTEST) -m "not slurm" --hypothesis-profile=exploring
 
-kernels: .venv/.installed-dev .venv/.installed-kernels  ## the tests of Triton kernels, in its interpreter (1 GB on disk)
-	LONGTAKE_KERNELS=required $(PYTEST) -m "not cuda" tests/models/kernels
+kernels: .venv/.installed-dev .venv/.installed-kernels .venv/.installed-mxfp8  ## the tests of Triton kernels, in its interpreter (1 GB on disk), and of MXFP8
+	LONGTAKE_KERNELS=required $(PYTEST) -m "not cuda" tests/models/kernels tests/models/layers/eight_bits/test_mxfp8.py
 
 lint: .venv/.installed-dev  ## style and formatting
 	$(BIN)/ruff check

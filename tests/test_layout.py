@@ -74,6 +74,7 @@ OWNERS = {
     "yaml": r"core/config/yaml_files\.py",
     "deepspeed": r"core/engine/zero/\w+\.py",
     "triton": r"core/kernels/(draw_kernels|mixing_kernel)\.py|models/kernels/adaln\.py",
+    "torchao": r"models/layers/eight_bits/mxfp8\.py",
     "wandb": r"core/metrics/trackers/wandb_view\.py",
     "tensorboard": r"core/metrics/trackers/event_files\.py",
     "webdataset": r"tools/bench/peers\.py",

@@ -46,8 +46,11 @@ class EngineConfig:
     precision: Literal["bf16", "fp32"] = setting(
         "bf16", "number format of the weights the network computes with; masters are fp32"
     )
-    matmul: Literal["bf16", "fp8"] = setting(
-        "bf16", "fp8: multiply in 8 bits in the blocks' linear layers, on GPUs that can; with precision=bf16"
+    matmul: Literal["bf16", "fp8", "mxfp8"] = setting(
+        "bf16",
+        "fp8: multiply in 8 bits in the blocks' linear layers, on GPUs that can, with precision=bf16 and "
+        "compiled blocks; mxfp8: with a scale for each 32 numbers, on Blackwell, by torchao (the extra "
+        "mxfp8)",
     )
     gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
     gradient_dtype: Literal["fp32", "bf16"] = setting(
@@ -100,8 +103,8 @@ class EngineConfig:
     timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0, role="work")
 
     def __post_init__(self) -> None:
-        if self.matmul == "fp8" and self.precision == "fp32":
-            raise UserError("matmul", "fp8", "bf16 with precision=fp32, or precision=bf16")
+        if self.matmul != "bf16" and self.precision == "fp32":
+            raise UserError("matmul", self.matmul, "bf16 with precision=fp32, or precision=bf16")
         self._require_kind()
 
     def _require_kind(self) -> None:

@@ -21,7 +21,7 @@ from data.loading.sources.kinds import LatentSource, Loader
 from models.attention.choice import settle
 from models.denoisers.network import Denoiser, DenoiserConfig, Example, example_inputs
 from models.kernels.kinds import use_kernels
-from models.layers.fp8 import use_fp8
+from models.layers.eight_bits.kinds import use_eight_bits
 
 
 def make_network(
@@ -46,9 +46,9 @@ def make_network(
         with below("model"):
             sizes = [(samples, config.tokens((t, h, w))) for samples, _, t, h, w in shapes]
             model.use_attention(settle(heads, world.device, dtype, sizes, run))
-    if engine.matmul == "fp8":
+    if engine.matmul != "bf16":
         with below("engine"):
-            use_fp8(model.blocks, world.device)
+            use_eight_bits(engine.matmul, model.blocks, world.device)
     if engine.kernels == "triton":
         with below("engine"):
             use_kernels(model, world.device)

@@ -156,3 +156,31 @@ def test_gradients_of_many_ranks_are_added_up_in_fp32(
 def test_one_rank_without_a_record() -> None:
     assert alone(EngineConfig(zero_stage="auto"), "cuda") == EngineConfig(zero_stage=0, compile=True)
     assert alone(EngineConfig(zero_stage=2), "cpu") == EngineConfig(zero_stage=2, compile=False)
+
+
+@pytest.mark.parametrize("matmul", ["fp8", "mxfp8"])
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"compile": False}, "engine.compile is false"),
+        ({"zero_stage": 3}, "ZeRO stage 3 of engine.kind=deepspeed compiles no whole block"),
+        ({"kernels": "triton"}, "engine.kernels=triton stands in the place"),
+    ],
+)
+def test_products_in_8_bits_need_compiled_blocks(
+    run: Path, matmul: Any, fields: dict[str, Any], why: str, capsys: Any
+) -> None:
+    with pytest.raises(UserError, match=rf"engine\.matmul={matmul}: expected bf16, since {why}"):
+        start(run, CUDA, matmul=matmul, **fields)
+    assert not (run / "choices.json").exists()
+    assert start(run, CUDA, matmul=matmul).compiles == "blocks"
+    assert start(run, CUDA, matmul=matmul, kind="fsdp2", zero_stage=3).compiles == "blocks"
+    capsys.readouterr()
+    start(run, CUDA, matmul=matmul, **fields)  # one that has begun goes on
+    assert f"warning: {matmul} is slower than bf16 here, since {why}" in capsys.readouterr().err
+
+
+def test_without_a_compiler_8_bits_are_refused(run: Path, compiler: dict[str, str]) -> None:
+    compiler["cuda"] = "no C compiler is here"
+    with pytest.raises(UserError, match=r"engine\.matmul=fp8: expected bf16, since no C compiler is here"):
+        start(run, CUDA, matmul="fp8")

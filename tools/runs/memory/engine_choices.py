@@ -14,7 +14,7 @@ from core.distributed.ranks import World
 from core.engine.compiling import lacks_compiler
 from core.engine.config import EngineConfig
 from core.errors import UserError
-from core.memory.choices import Kept, Value, begun_with, note
+from core.memory.choices import Kept, Value, begun_with, chosen, note
 from core.progress import counted, say
 
 RECORDED = ("kind", "zero_stage", "shard_ranks", "reduce", "reduce_dtype", "precision", "matmul", "kernels")
@@ -27,6 +27,7 @@ def settle_engine(engine: EngineConfig, world: World, run: Path, *, uncompiled: 
     uncompiled: why this run's network cannot be compiled; '' where it can. The folder is claimed.
     """
     engine = _settle_compile(engine, world, run, uncompiled)
+    _require_compiled(engine, world, run, uncompiled)
     engine = _settle_shards(engine, world, run)
     engine = _settle_reduction(engine, world, run)
     values: dict[str, Value] = {name: getattr(engine, name) for name in RECORDED}
@@ -64,6 +65,25 @@ def _settle_compile(engine: EngineConfig, world: World, run: Path, uncompiled: s
     if engine.compile:
         say(f"engine: {engine.compiles} are compiled; engine.compile=false leaves it")
     return engine
+
+
+def _require_compiled(engine: EngineConfig, world: World, run: Path, uncompiled: str) -> None:
+    """Refuse to begin with 8 bits where blocks are not compiled (collective); a run that began so goes on.
+
+    Written out, each operand takes passes over memory for its largest number, for scaling and for rounding,
+    which cost more than the products save.
+    """
+    if engine.matmul == "bf16" or engine.compiles == "blocks":
+        return
+    if engine.compile:
+        why = "ZeRO stage 3 of engine.kind=deepspeed compiles no whole block, as fsdp2 does"
+    elif engine.kernels == "triton":
+        why = "engine.kernels=triton stands in the place of compiled blocks"
+    else:
+        why = uncompiled or _lacking(world) or "engine.compile is false"
+    if not ranks.on_first_rank(lambda: bool(chosen(run))):
+        raise UserError("engine.matmul", engine.matmul, f"bf16, since {why}: 8 bits save nothing uncompiled")
+    say(f"warning: {engine.matmul} is slower than bf16 here, since {why}")
 
 
 def _lacking(world: World) -> str:

@@ -8,15 +8,10 @@ what Hopper's tensor cores keep; weights, biases and all that is between the pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from core.errors import UserError
-from core.metrics.hardware import device_name
-from models.layers.transformer import Linear, Modulation
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16  # of both sides of a matrix, which the hardware asks for
@@ -27,31 +22,6 @@ class Fp8Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return _Linear.apply(input, self.weight, self.bias)
-
-
-def use_fp8(blocks: Iterable[nn.Module], device: torch.device) -> None:
-    """Turn the linear layers of `blocks` to fp8 in place, but those of adaLN, which see one row a sample.
-
-    Parameters keep their names. UserError where the device or a layer's size does not allow it.
-    """
-    if reason := unsupported(device):
-        raise UserError("matmul", "fp8", f"bf16, since {reason}")
-    for block in blocks:
-        skipped = {m.linear for m in block.modules() if isinstance(m, Modulation)}
-        for name, module in block.named_modules():
-            if type(module) in (nn.Linear, Linear) and module not in skipped:
-                if module.in_features % MULTIPLE or module.out_features % MULTIPLE:
-                    sizes = f"{module.in_features} to {module.out_features}"
-                    reason = f"{name} maps {sizes}, which {MULTIPLE} does not divide"
-                    raise UserError("matmul", "fp8", f"bf16, since {reason}")
-                module.__class__ = Fp8Linear
-
-
-def unsupported(device: torch.device) -> str:
-    """Return why this device cannot multiply in 8 bits, or ''."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
-        return ""
-    return f"fp8 needs a CUDA device of compute capability 8.9 or later, and this is {device_name(device)}"
 
 
 class _Linear(torch.autograd.Function):

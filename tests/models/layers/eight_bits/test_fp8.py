@@ -1,4 +1,4 @@
-"""Products in 8 bits, emulated where there is no GPU. Run: pytest tests/models/layers/test_fp8.py"""
+"""Products in 8 bits, emulated where there is no GPU."""
 
 from __future__ import annotations
 
@@ -18,16 +18,9 @@ from core.engine.kinds import make_engine
 from core.errors import UserError
 from core.optim.groups import OptimizerConfig
 from models.denoisers.dit import DiT, DiTConfig
-from models.layers import fp8
-from models.layers.fp8 import (
-    E4M3,
-    E5M2,
-    Fp8Linear,
-    plain_product,
-    product,
-    quantise,
-    use_fp8,
-)
+from models.layers.eight_bits import fp8, kinds
+from models.layers.eight_bits.fp8 import E4M3, E5M2, Fp8Linear, plain_product, product, quantise
+from models.layers.eight_bits.kinds import use_eight_bits
 from tests.stand_in_gpu import OnGpu, gpu, put
 
 CPU = torch.device("cpu")
@@ -124,7 +117,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ZeRO-3 replaces the linear layer for the whole process; other tests in it may have used ZeRO-3.
     """
-    monkeypatch.setattr(fp8, "unsupported", lambda device: "")
+    monkeypatch.setattr(kinds, "unsupported", lambda kind, device: "")
     monkeypatch.setattr(F, "linear", torch._C._nn.linear)
 
 
@@ -134,7 +127,7 @@ def test_recomputing_changes_no_bit(mode: Any) -> None:
     results = []
     for which in ("none", mode):
         model = network()
-        use_fp8(model.blocks, CPU)
+        use_eight_bits("fp8", model.blocks, CPU)
         checkpoint_blocks(model.blocks, EngineConfig(activation_checkpointing=which))
         results.append(loss_and_gradients(model))
     assert all(map(torch.equal, *results))
@@ -151,7 +144,7 @@ def test_recomputing_changes_no_bit(mode: Any) -> None:
 def test_a_compiled_block_is_one_graph_and_computes_the_same(backend: str, mode: Any) -> None:
     torch._dynamo.reset()
     model = network()
-    use_fp8(model.blocks, CPU)
+    use_eight_bits("fp8", model.blocks, CPU)
     checkpoint_blocks(model.blocks, EngineConfig(activation_checkpointing=mode))
     expected = loss_and_gradients(model)
     model.zero_grad()
@@ -175,7 +168,7 @@ def test_zero_3_takes_the_steps_of_zero_1(mode: Any, monkeypatch: pytest.MonkeyP
     world, results = ranks.start("cpu", 60), []
     for stage in (1, 3):
         model = network().float()
-        use_fp8(model.blocks, CPU)
+        use_eight_bits("fp8", model.blocks, CPU)
         config = EngineConfig(matmul="fp8", device="cpu", zero_stage=stage, activation_checkpointing=mode)
         checkpoint_blocks(model.blocks, config)
         engine, found = make_engine(model, config, OptimizerConfig(lr=1e-3), world), []
@@ -221,7 +214,7 @@ def test_blocks_change_but_their_modulation_and_names_do_not() -> None:
     names = [name for name, _ in model.named_parameters()]
     x, time, _ = inputs()
     plain = model(x, time, Condition())
-    use_fp8(model.blocks, CPU)
+    use_eight_bits("fp8", model.blocks, CPU)
     kinds = {name for name, module in model.named_modules() if isinstance(module, Fp8Linear)}
     layers = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
     assert kinds == {f"blocks.{block}.{layer}" for block in range(2) for layer in layers}
@@ -234,10 +227,10 @@ def test_blocks_change_but_their_modulation_and_names_do_not() -> None:
 
 def test_a_device_or_a_layer_that_cannot_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^matmul=fp8: .*compute capability 8\.9.*this is cpu"):
-        use_fp8([nn.Linear(16, 16)], CPU)
-    monkeypatch.setattr(fp8, "unsupported", lambda device: "")
+        use_eight_bits("fp8", [nn.Linear(16, 16)], CPU)
+    monkeypatch.setattr(kinds, "unsupported", lambda kind, device: "")
     with pytest.raises(UserError, match="maps 24 to 16, which 16 does not divide"):
-        use_fp8([nn.Sequential(nn.Linear(24, 16))], CPU)
+        use_eight_bits("fp8", [nn.Sequential(nn.Linear(24, 16))], CPU)
     with pytest.raises(UserError, match="matmul=fp8: expected bf16 with precision=fp32"):
         EngineConfig(matmul="fp8", precision="fp32")
 
@@ -285,7 +278,7 @@ def test_products_are_given_to_the_hardware_in_the_layout_it_takes(monkeypatch: 
 
 @pytest.mark.cuda
 def test_the_hardware_agrees_with_the_plain_twin() -> None:
-    if reason := fp8.unsupported(torch.device("cuda")):
+    if reason := kinds.unsupported("fp8", torch.device("cuda")):
         pytest.skip(reason)
     torch.manual_seed(0)
     left = quantise(torch.randn(64, 128, device="cuda"), E5M2)

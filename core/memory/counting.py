@@ -40,9 +40,10 @@ class LiveBytes(Uncompiled):
     """Within the block, notes in `trace` how many bytes live after each operation.
 
     besides: tensors that are not counted, nor what looks at them, such as transposed weights.
-    building: the context in which networks to be counted are made.
+    building: the context in which networks to be counted are made.  computes: whether values matter.
     """
 
+    computes = True
     building: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
     def __init__(self, besides: Iterable[Tensor] = ()) -> None:
@@ -103,7 +104,7 @@ def live_bytes(
     with torch.random.fork_rng(devices), shapes, device:
         with counter.building():
             model, loss = make()
-        prepare(model, dtype)
+        prepare(model, dtype, is_empty=not counter.computes)
         weights = chain(model.parameters(), model.buffers())
         with counter(weights) as counted:
             loss().backward()
@@ -123,10 +124,10 @@ def device_peak(make: Pass, *, dtype: torch.dtype, device: torch.device) -> list
         return [torch.cuda.max_memory_allocated(device) - before]
 
 
-def prepare(model: nn.Module, dtype: torch.dtype) -> None:
+def prepare(model: nn.Module, dtype: torch.dtype, *, is_empty: bool = False) -> None:
     """Compute as the engine does, with parameters (buffers stay) of `dtype`, and keep no gradient.
 
-    Parameters that are tagged `in_fp32` stay too.
+    Parameters that are tagged `in_fp32` stay too.  is_empty: parameters are to have their type alone.
     """
 
     def let_go(parameter: Tensor) -> None:
@@ -134,6 +135,7 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
 
     for parameter in model.parameters():
         if not getattr(parameter, "in_fp32", False):
-            parameter.data = parameter.data.to(dtype)
+            values = parameter.data
+            parameter.data = torch.empty_like(values, dtype=dtype) if is_empty else values.to(dtype)
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(let_go)

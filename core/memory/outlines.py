@@ -32,7 +32,7 @@ class Undrawn(Uncompiled):
 class OutlinedBytes(LiveBytes):
     """Live bytes of a pass whose products are not computed."""
 
-    building = Undrawn
+    building, computes = Undrawn, False
 
     def __init__(self, besides: Iterable[Tensor] = ()) -> None:
         super().__init__(besides)

@@ -34,8 +34,7 @@ from models.denoisers.network import DenoiserConfig
 from models.kernels.kinds import mixer
 from models.precision import AskedPrecision, Precision, compute_in, settle_precision
 from tools.preview.config import PreviewConfig, ScoreConfig
-from tools.preview.score_setup import make_scores
-from tools.preview.setup import make_previews
+from tools.preview.wanted_looks import wanted_looks
 from tools.runs.begun import StartingPoint
 from tools.runs.latent_space import keep_latent_space
 from tools.runs.memory.engine_choices import settle_engine
@@ -132,7 +131,7 @@ def train(
     training = make_engine(model, engine, config.optimizer, world)
     stepper = _stepper(config, training, engine, objective, _is_prepared(trained.source, world), world)
     main = stepper.networks[MAIN], config.model, output
-    looks = [*make_previews(config.preview, *main), *make_scores(config.evaluate, *main, config.source)]
+    looks = wanted_looks(config.preview, config.evaluate, *main, config.source)
     trainer = Trainer(
         stepper,
         make_training_data(

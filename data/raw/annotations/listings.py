@@ -11,6 +11,7 @@ from data.raw.annotations.text_encoding import encoding_of
 LISTINGS = (".txt", ".lst", ".json", ".yaml", ".yml", ".xml")
 _ENDINGS = "|".join(suffix.removeprefix(".") for suffix in READ_SUFFIXES)
 _NAMED = re.compile(rf"[^\s\"',;|:]+\.(?:{_ENDINGS})\b", re.IGNORECASE)
+_OF_BOXES = ("annotation", "annotations")  # around the boxes of one picture in Pascal VOC
 _WORD = re.compile(r"[^\W\d_]")
 _NUMBER = re.compile(r"\d")
 _OF_SAMPLES = re.compile(r"caption|prompt|sentence", re.IGNORECASE)
@@ -32,6 +33,7 @@ def listing_roles(begins: bytes, suffix: str = "") -> set[MayMiss]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     named = [_NAMED.sub(" ", line) for line in lines if _NAMED.search(line)]
     keys = ["".join(found) for found in _KEYS_OF.get(suffix, _KEY).findall(text)]
+    keys = [key for key in keys if not (suffix == ".xml" and key.lower() in _OF_BOXES)]
     if named and keys:
         return {role for role in MAY_MISS if any(looks_like(role, key) for key in keys)}
     if any(map(_OF_SAMPLES.search, keys)):

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from data.raw.annotations.quoted_lists import quoted_list
 from data.raw.annotations.roles import ColumnsConfig, is_nothing, plain, role_of
 
 _KEYS, _NAMES = {"captionkey", "captionkeys"}, {"textnames", "captionnames"}
@@ -148,7 +149,7 @@ def _listed(field: str, value: Any) -> list[Caption]:
         return [Caption("")]
     if not isinstance(value, str):
         raise CaptionError(f"{field} is not a text but {type(value).__name__}")
-    return [Caption(value)]
+    return [Caption(text) for text in quoted_list(value) or [value]]
 
 
 def _said(field: str, part: Any) -> Any:

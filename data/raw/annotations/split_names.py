@@ -9,7 +9,7 @@ SPLITS = (
     *("test", "testing", "tst", "trainval", "restval", "holdout"),
 )
 _NUMBERED = re.compile(rf"({'|'.join(SPLITS)})\d*", re.I)
-_FOLDER = re.compile(rf"(?:partial-)?(?:{'|'.join(SPLITS)})", re.I)  # what Hugging Face converted in part
+_FOLDER = re.compile(rf"(?:partial-|split=)?(?:{'|'.join(SPLITS)})", re.I)  # of Hugging Face, of Hive
 
 
 def is_split(name: str) -> bool:

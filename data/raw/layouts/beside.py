@@ -17,6 +17,7 @@ Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file besi
 
 CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts", "prompt", "txt")
 """Folders whose files are called as pictures elsewhere are: `captions/0.txt` of `images/0.png`."""
+OTHER_CASE = "file beside a picture, whose name differs from the picture's in case"
 TABLE_FIRST = "caption or label beside a file, not used: a table says another"
 
 
@@ -54,6 +55,7 @@ def files_beside(tree: Tree, media: Iterable[str]) -> Beside:
     owners = {
         _composed(owner) for name in media for owner in (name, str(PurePosixPath(name).with_suffix("")))
     }
+    by_case: dict[str, list[str]] = {}
     found: Beside = defaultdict(dict)
     found.update(_in_caption_folders(tree, media))
     for name in tree.left:
@@ -63,9 +65,23 @@ def files_beside(tree: Tree, media: Iterable[str]) -> Beside:
         at = len(base)
         while (at := base.rfind(".", 1, at)) > 0:
             owner = _composed(f"{folder}{slash}{base[:at]}")
-            if owner in owners:
+            if owner not in owners and not by_case:
+                by_case = _by_case(owners)
+            alike = [owner] if owner in owners else by_case.get(owner.casefold(), [])
+            if len(alike) == 1:
+                if alike != [owner]:
+                    tree.findings.notes[OTHER_CASE] += 1
+                owner = alike[0]
                 found[owner][base[at + 1 :].lower()] = name
                 break
+    return found
+
+
+def _by_case(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names by their form without case."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[name.casefold()].append(name)
     return found
 
 

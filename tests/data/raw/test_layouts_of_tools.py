@@ -246,3 +246,35 @@ def test_forms_of_whole_datasets_that_are_not_read_are_named(tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=f"found 1 .*; write .*{way}"):
             listed(tmp_path / name, {name: b"x"})
+
+
+@pytest.mark.parametrize(
+    ("cell", "captions"),
+    [
+        ("['a cat', \"a dog's toy\"]", ("a cat", "a dog's toy")),  # Panda-70M, and lists by pandas
+        ('["a \\"big\\" cat", "caf\\u00e9"]', ('a "big" cat', "café")),
+        ("['a cat'\n 'a dog']", ("a cat", "a dog")),  # arrays of NumPy
+        ("['a cat']", ("a cat",)),
+        ("[a] cat", ("[a] cat",)),
+        ("['a', 3]", ("['a', 3]",)),
+    ],
+)
+def test_lists_of_captions_within_a_text(tmp_path: Path, cell: str, captions: tuple[str, ...]) -> None:
+    row = {"path": "0.png", "caption": cell}
+    (item,) = listed(tmp_path, {**pictures("0.png"), "a.jsonl": lines(row)}).items
+    assert item.text == captions[0]
+    assert tuple(item.more.get("texts", captions)) == captions
+
+
+def test_names_beside_a_picture_may_differ_in_case(tmp_path: Path) -> None:
+    files = {**pictures("IMG_1.PNG", "A.png", "a.png"), "img_1.txt": "one", "a.txt": "two", "A.txt": "three"}
+    listing = listed(tmp_path, files)
+    assert {i.name: i.text for i in listing.items} == {"IMG_1.PNG": "one", "a.png": "two", "A.png": "three"}
+    assert "1 x file beside a picture, whose name differs from the picture's in case" in listing.said
+
+
+def test_boxes_of_pascal_voc_and_splits_of_hive(tmp_path: Path) -> None:
+    box = "<annotation><filename>0.png</filename><object><name>dog</name></object></annotation>"
+    assert len(listed(tmp_path / "a", {**pictures("0.png"), "Annotations/0.xml": box}).items) == 1
+    with pytest.raises(UserError, match=r"splits of the source: split=test \(1 file\), split=train"):
+        listed(tmp_path / "b", pictures("split=train/0.png", "split=test/1.png"))

@@ -26,12 +26,14 @@ def with_beside(tree: Tree, name: str, annotation: Annotation) -> Annotation:
 
     name: of the file in the source, "" for one outside.
     """
-    files = files_of(name, tree.beside_tables) if name and tree.beside_tables else {}
+    if tree.beside_tables is None:
+        tree.beside_tables = _beside_tables(tree)
+    files = files_of(name, tree.beside_tables) if name else {}
     files = {suffix: file for suffix, file in files.items() if reads(suffix, tree.rules.captions)}
     if not files or annotation.refused:
         return annotation
     tree.take(files.values())
-    found = read_beside(tree, files)
+    found = read_beside(tree, name, files)
     has_label = annotation.label >= 0 or annotation.class_name
     if found.refused:
         said = f"file beside a picture that a table describes, not used: {found.refused[1]}"
@@ -48,6 +50,12 @@ def with_beside(tree: Tree, name: str, annotation: Annotation) -> Annotation:
     if not has_label:
         annotation = replace(annotation, label=found.label, class_name=found.class_name)
     return replace(annotation, notes=(*annotation.notes, *found.notes), unread=found.unread)
+
+
+def _beside_tables(tree: Tree) -> Beside:
+    """Return the files beside pictures of a folder with a table, {} where none can hold a caption."""
+    named = not tree.given and any(carrier(PurePosixPath(name).suffix[1:]) for name in tree.left)
+    return files_beside(tree, [n for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)]) if named else {}
 
 
 def files_beside(tree: Tree, media: Iterable[str]) -> Beside:
@@ -69,10 +77,7 @@ def files_beside(tree: Tree, media: Iterable[str]) -> Beside:
                 by_case = _by_case(owners)
             alike = [owner] if owner in owners else by_case.get(owner.casefold(), [])
             if len(alike) == 1:
-                if alike != [owner]:
-                    tree.findings.notes[OTHER_CASE] += 1
-                owner = alike[0]
-                found[owner][base[at + 1 :].lower()] = name
+                found[alike[0]][base[at + 1 :].lower()] = name
                 break
     return found
 
@@ -126,12 +131,16 @@ def _composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def read_beside(tree: Tree, files: dict[str, str]) -> Annotation:
+def read_beside(tree: Tree, name: str, files: dict[str, str]) -> Annotation:
     """Read the files that say something about a picture; what is wrong with one refuses the sample."""
     contents = {}
+    stem = _composed(str(PurePosixPath(name).with_suffix("")))
     for suffix, file_name in files.items():
         if not reads(suffix, tree.rules.captions):
             continue
+        other = _composed(file_name)[: len(stem)]
+        if other != stem and other.casefold() == stem.casefold():
+            tree.findings.notes[OTHER_CASE] += 1
         try:
             with open(tree.source / file_name, "rb", opener=tree.opener(file_name)) as file:
                 contents[suffix] = file.read(LONGEST_BYTES + 1)

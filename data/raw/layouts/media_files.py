@@ -29,7 +29,7 @@ def read(tree: Tree) -> Iterable[Item]:
     for name in media:
         files = files_of(name, beside)
         used.update(files.values())
-        annotation = read_beside(tree, files)
+        annotation = read_beside(tree, name, files)
         tree.note(annotation)
         more = {}
         if folder := kohya.get(folder_of(name)):

@@ -13,12 +13,11 @@ from pathlib import PurePosixPath
 
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.annotations.captions import carrier
 from data.raw.annotations.roles import JSON, plain, require_columns, role_of
 from data.raw.annotations.several import is_about_captions
 from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
-from data.raw.layouts.beside import files_beside, with_beside
+from data.raw.layouts.beside import with_beside
 from data.raw.layouts.located import located, place_of
 from data.raw.layouts.nameless import HEADER, note_nameless
 from data.raw.layouts.split_tables import left_out
@@ -45,15 +44,11 @@ def read(tree: Tree) -> Iterable[Item]:
 
     Takes the tables and the files they name.
     """
-    files = [name for name in tree.left if name.lower().endswith(MEDIA_SUFFIXES)]
-    media = {str(PurePosixPath(name).with_suffix("")) for name in files}
+    media = {str(PurePosixPath(n).with_suffix("")) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)}
     words = classes_by_name([name for name in tree.left if name.lower().endswith(".parquet")])
     nameless: set[str] = set()
     names = [name for name in tree.left if _may_be_table(name, () if tree.given else media)]
     others = left_out(tree, names)
-    rest = () if tree.given or not names else {*tree.left} - {*names}
-    if any(carrier(PurePosixPath(name).suffix[1:]) for name in rest):
-        tree.beside_tables = files_beside(tree, files)
     for name in names:
         if name not in tree.left:
             continue  # a table before it took it, as `videos.txt` does `prompts.txt`

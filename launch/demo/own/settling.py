@@ -17,7 +17,7 @@ from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, is_image
 from data.raw.decoding import read_pixels
 from launch.demo.own.choice import Choice, Folder, choose
 from launch.demo.own.kept import CHOICE
-from launch.demo.own.step_times import Speed
+from launch.demo.own.step_times import Speed, shares_of, train_step
 from launch.demo.own.telling import limits, tell
 from launch.demo.stage_records import read_record
 
@@ -76,7 +76,10 @@ def chosen(folder: Folder, speed: Speed, minutes: float, *, tiny: bool) -> Choic
     choice = choose(folder, speed, minutes)
     if tiny:
         choice["encoder_steps"] = choice["train_steps"] = TINY_STEPS
-        choice["width"], choice["depth"], choice["heads"] = 32, 2, 2
+        sizes = choice["width"], choice["depth"], choice["heads"] = 32, 2, 2
+        shapes = [Bucket(*shape) for shape in choice["shapes"]]
+        taken = train_step(sizes, shapes, shares_of(shapes), speed)[1]  # samples
+        choice["passes"] = round(TINY_STEPS * taken / max(1, len(folder.media)), 1)
         choice["images"], choice["clips"] = (
             min(n, TINY_SAMPLES) for n in (choice["images"], choice["clips"])
         )

@@ -48,6 +48,7 @@ def test_what_is_chosen_is_said_and_kept(output: Path, capfd: pytest.CaptureFixt
     assert "captions: 8" in err
     assert "what 5 minutes cannot give" in err
     assert "too little time" in err
+    assert "this one sees 8 samples about 60 times" in err
     assert settle(output, 5, 1, tiny=True, text_encoder="") == choice
     assert capfd.readouterr().err == ""
     settle(output, 9, 1, tiny=True, text_encoder="")  # other minutes: chosen anew

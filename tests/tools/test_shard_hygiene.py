@@ -208,6 +208,24 @@ def test_a_short_rest_of_a_video_is_told(tmp_path: Path) -> None:
     assert len(packed(tmp_path / "out")) == 2
 
 
+def test_clips_that_keyframes_make_longer_than_asked_for_are_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that has one keyframe stays whole, and one that has two becomes two."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, between in (("whole", "100"), ("halved", "20")):
+        settings = {**REGULAR, "g": between}
+        (folder / f"{name}.mp4").write_bytes(encoded(clip(40), **settings))
+    run(config_of(folder, tmp_path / "out", clips=ClipConfig(length_s=1)))
+    assert len(packed(tmp_path / "out")) == 3
+    said = capfd.readouterr().err
+    assert "cut: 1 video into 2 clips of 2.5 to 2.5 s" in said
+    assert "warning: 3 clips of more than twice clips.length_s=1, up to 5 s: packets are copied" in said
+    run(config_of(folder, tmp_path / "more", clips=ClipConfig(length_s=3)))
+    assert "warning" not in capfd.readouterr().err
+
+
 def test_frames_that_no_clip_can_have_are_told(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

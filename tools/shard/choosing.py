@@ -13,11 +13,12 @@ from core.progress import Progress, counted, say
 from core.queue.pool import each
 from core.records import publish
 from data.dataset.schema import LEFT_OUT
+from data.media.clips import ClipConfig
 from data.media.colour import ColourMode
 from data.media.formats import MediaLimits
 from data.raw.item import Item
 from data.raw.item_store import Selection
-from data.raw.survey import HygieneConfig, choose, chunks, found, look
+from data.raw.survey import Facts, HygieneConfig, choose, chunks, found, look
 from data.raw.writing import Check, ShardTask, cut
 
 
@@ -50,7 +51,10 @@ def chosen(
     sizes = [len(chunk.items) for chunk in unseen]
     with Progress(len(items), "look", unit="files", done=len(items) - sum(sizes)) as progress:
         each(look, [(chunk,) for chunk in unseen], sizes, processes, progress)
-    kept, left = choose(items, [facts for chunk in parts for facts in found(chunk)], hygiene)
+    facts = [fact for chunk in parts for fact in found(chunk)]
+    for line in cut_lines(facts, hygiene.clips) if hygiene.clips.on else ():
+        say(line)
+    kept, left = choose(items, facts, hygiene)
     for reason, count in Counter(entry.reason for entry in left).most_common():
         say(f"left out: {count} x {reason}")
     if left:
@@ -58,6 +62,25 @@ def chosen(
     if not kept:
         raise UserError(f"nothing is left of {counted(len(items), 'file')}: {left[0].id}: {left[0].reason}")
     return kept
+
+
+def cut_lines(facts: Sequence[Facts], config: ClipConfig) -> Iterator[str]:
+    """Yield what becomes of videos that are cut, and how many clips last longer than was asked for."""
+    cut_up = [(fact.media.rate, fact.clips) for fact in facts if fact.clips]
+    seconds = [float(clip.frames / rate) for rate, clips in cut_up for clip in clips]
+    if seconds:
+        yield (
+            f"cut: {counted(len(cut_up), 'video')} into {counted(len(seconds), 'clip')} of "
+            f"{min(seconds):.3g} to {max(seconds):.3g} s"
+        )
+    seconds += [fact.media.seconds for fact in facts if fact.clips is None and fact.media.frames > 1]
+    if long := sum(config.length_s > 0 and each > 2 * config.length_s for each in seconds):
+        yield (
+            f"warning: {counted(long, 'clip')} of more than twice clips.length_s={config.length_s:g}, up to "
+            f"{max(seconds):.3g} s: packets are copied, so that a clip begins at a keyframe, "
+            "and videos may have few; "
+            "`ffmpeg -i IN -g 30 OUT` writes one every 30 frames, and compresses anew"
+        )
 
 
 def shards_of(items: Sequence[Item], packing: Packing, output: Path) -> Iterator[ShardTask]:

@@ -93,10 +93,10 @@ class EngineConfig:
         "run goes on",
         role="work",
     )
-    kernels: Literal["torch", "triton"] = setting(
+    kernels: Literal["torch", "draws", "triton"] = setting(
         "torch",
-        "triton: draws, noising and adaLN by kernels of this project, on CUDA (the extra kernels); not "
-        "faster than compiled blocks until a device check says so",
+        "draws: draws and noising by kernels of this project, on CUDA (the extra kernels); triton: adaLN "
+        "too, in the place of compiled blocks; not said to be faster until a device check says so",
         role="work",
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,17 +13,20 @@ from core.diffusion.objectives.mixer import Mixer
 from core.errors import UserError
 
 
-def use_kernels(network: nn.Module, device: torch.device) -> None:
-    """Have a network call kernels, and draws be made by one; UserError where they cannot run."""
+def use_kernels(kind: Literal["draws", "triton"], network: nn.Module, device: torch.device) -> None:
+    """Have draws be made by kernels, for `triton` adaLN too; UserError where they cannot run."""
     if device.type != "cuda":
-        raise UserError("kernels", "triton", "torch without a CUDA device")
+        raise UserError("kernels", kind, "torch without a CUDA device")
     if importlib.util.find_spec("triton") is None:
-        raise UserError("kernels", "triton", "torch, since Triton is not installed (the extra `kernels`)")
+        raise UserError("kernels", kind, "torch, since Triton is not installed (the extra `kernels`)")
     from core.kernels.draw_kernels import TritonDraws
-    from models.kernels import adaln
 
-    put_in(network, {"norm_modulate": adaln.norm_modulate, "gated_norm_modulate": adaln.gated_norm_modulate})
     draws.on_gpu = TritonDraws()
+    if kind == "triton":
+        from models.kernels import adaln
+
+        names = ("norm_modulate", "gated_norm_modulate")
+        put_in(network, {name: getattr(adaln, name) for name in names})
 
 
 def mixer(dtype: torch.dtype) -> Mixer:

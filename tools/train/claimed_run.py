@@ -119,7 +119,7 @@ def train(
         say(line)
     shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
     model = make_network(config.model, engine, shapes, world, seed=seed, run=output)
-    if engine.kernels == "triton":
+    if engine.kernels != "torch":
         objective.mix_by(mixer(torch.bfloat16 if engine.precision == "bf16" else torch.float32))
     if beginning:
         beginning.put_into(model, output)

@@ -49,9 +49,9 @@ def make_network(
     if engine.matmul != "bf16":
         with below("engine"):
             use_eight_bits(engine.matmul, model.blocks, world.device)
-    if engine.kernels == "triton":
+    if engine.kernels != "torch":
         with below("engine"):
-            use_kernels(model, world.device)
+            use_kernels(engine.kernels, model, world.device)
     checkpoint_blocks(model.blocks, engine)
     return model
 

@@ -67,11 +67,12 @@ def test_kernels_are_compiled_for_two_generations_without_a_gpu(tmp_path: Path) 
 
 def test_they_are_asked_for_by_name_where_they_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
     network = DiTConfig(width=16, depth=1, heads=2, num_classes=3).build()
-    with pytest.raises(UserError, match="kernels=triton: expected torch without a CUDA device"):
-        use_kernels(network, CPU)
+    for kind in ("draws", "triton"):
+        with pytest.raises(UserError, match=f"kernels={kind}: expected torch without a CUDA device"):
+            use_kernels(kind, network, CPU)  # type: ignore[arg-type]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="since Triton is not installed"):
-        use_kernels(network, CUDA)
+        use_kernels("draws", network, CUDA)
 
 
 def test_a_network_calls_what_is_put_in_the_place_of_its_functions() -> None:

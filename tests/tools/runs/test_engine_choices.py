@@ -158,6 +158,12 @@ def test_one_rank_without_a_record() -> None:
     assert alone(EngineConfig(zero_stage=2), "cpu") == EngineConfig(zero_stage=2, compile=False)
 
 
+@pytest.mark.parametrize(("kernels", "compiled"), [("draws", True), ("triton", False)])
+def test_kernels_of_draws_go_with_compiled_blocks(run: Path, kernels: Any, compiled: bool) -> None:
+    assert start(run, CUDA, kernels=kernels).compile is compiled
+    assert json.loads((run / "choices.json").read_text())["kernels"]["value"] == kernels
+
+
 @pytest.mark.parametrize("matmul", ["fp8", "mxfp8"])
 @pytest.mark.parametrize(
     ("fields", "why"),

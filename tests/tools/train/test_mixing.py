@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from core import draws as drawing
 from core.batch import Batch, Condition
+from core.config.loading import load
 from core.diffusion.frames.training_levels import wide
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.mixer import Ingredients, Mixed
@@ -19,7 +22,10 @@ from core.diffusion.timesteps import TimestepConfig
 from core.draws import Draws
 from core.philox import TensorDraws
 from data.latent.normalising import Normaliser
+from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
 from tests.tools.train.mixing_cases import CASES, apart, noisy
+from tools.train.config import Config
+from tools.train.job import run
 from tools.train.objective import LatentObjective
 
 
@@ -169,3 +175,35 @@ def test_operations_of_a_micro_batch_are_counted(
     left = counted() + kernels.count
     assert (found, left) == (plain, by_kernels)
     assert kernels.count <= 3  # streams, the mixture, and times of many frames
+
+
+@pytest.mark.parametrize("kernels", ["draws", "triton"])
+def test_a_run_takes_them_and_computes_what_it_computes_without(
+    kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kernels that stand-ins on the CPU take the place of; the run records that it has them."""
+    make_autoencoder(tmp_path / "autoencoder")
+    cache = make_latents(tmp_path / "latents", tmp_path / "autoencoder")
+    made: list[torch.dtype] = []
+
+    def put(kind: str, network: Any, device: torch.device) -> None:
+        assert kind == kernels
+        ours = TensorDraws()
+        ours.device_type = "cpu"
+        monkeypatch.setattr(drawing, "on_gpu", ours)
+
+    def mixer(dtype: torch.dtype) -> TensorMixer:
+        made.append(dtype)
+        return TensorMixer()
+
+    monkeypatch.setattr("tools.train.network.use_kernels", put)
+    monkeypatch.setattr("tools.train.claimed_run.mixer", mixer)
+    losses = []
+    for name in ("torch", kernels):
+        fields = (f"source={cache}", f"output={tmp_path / name}", "trainer.steps=3", f"engine.kernels={name}")
+        run(load(Config, overrides=[*MODEL, *STEP, "model.frame_condition=true", *fields]))
+        losses.append([row["loss"] for row in rows(tmp_path / name)])
+        choices = json.loads((tmp_path / name / "choices.json").read_text())
+        assert choices["kernels"] == {"value": name, "ranks": 1}
+    assert made == [torch.bfloat16]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)

@@ -73,8 +73,8 @@ def _require_compiled(engine: EngineConfig, world: World, run: Path, uncompiled:
     Written out, each operand takes passes over memory for its largest number, for scaling and for rounding,
     which cost more than the products save.
     """
-    if engine.matmul == "bf16" or engine.compiles == "blocks":
-        return
+    if engine.matmul == "bf16" or engine.compiles == "blocks" or world.device.type != "cuda":
+        return  # other devices are refused where layers are made
     if engine.compile:
         why = "ZeRO stage 3 of engine.kind=deepspeed compiles no whole block, as fsdp2 does"
     elif engine.kernels == "triton":

@@ -67,7 +67,7 @@ def test_training_goes_on_from_where_its_cache_is_now(
     train.run(train_config(cache, tmp_path / "whole", "trainer.steps=4"))
     train.run(train_config(cache, tmp_path / "run", "trainer.steps=2"))
     cache, run = moved(cache, "cache2"), moved(tmp_path / "run", "run2")
-    watched = ("validation.every=2", "ema.snapshot_every=7", "data.online.threads=3")
+    watched = ("validation.every=2", "validation.samples=32", "ema.snapshot_every=7", "data.online.threads=3")
     train.run(train_config(cache, run, "trainer.steps=4", *watched, f"validation_source={cache}"))
     assert tiny_run.rows(run) == tiny_run.rows(tmp_path / "whole")
     recorded = read_yaml(run / CONFIG)

@@ -126,12 +126,14 @@ def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
             if splits and folders and folders[0] not in splits:
                 tree.findings.ignored[f"of split {folders[0]}"] += 1
                 continue
-            media = media_members(sample)
+            media = media_members(sample, tree.rules.columns.path)
             if not media and _is_table(tree, tar, sample):
                 continue
             if sample.refused or len(media) != 1 or times[sample.key] > 1:
                 names = f" ({', '.join(member.name for member in media)})" if media else ""
-                count = f"has {len(media)} images or videos{printable(names)}, expected 1"
+                count = (
+                    f"has {len(media)} images or videos{printable(names)}, expected 1{_way(sample, media)}"
+                )
                 reason = sample.refused or (count if len(media) != 1 else APART)
                 yield Item(printable(f"{tar.name}/{sample.key}"), tar.path, 0, 0, refused=("list", reason))
                 continue
@@ -142,7 +144,7 @@ def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
 def _item(
     tree: Tree, tar: _Tar, file: int, sample: TarSample, meaning: _Meaning, folders: tuple[str, ...]
 ) -> Item:
-    media, rules = media_members(sample)[0], tree.rules
+    media, rules = media_members(sample, tree.rules.columns.path)[0], tree.rules
     annotation = read_tar_annotation(file, tar.path, sample, rules.columns, rules.captions, rules.encoding)
     if annotation.class_name == "" and annotation.label < 0:
         outside = "" if tree.given else tree.class_of(tar.name)
@@ -161,9 +163,20 @@ def _item(
     return with_annotation(item, annotation)
 
 
-def media_members(sample: TarSample) -> list[Member]:
-    """Return the members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`)."""
-    return [sample.members[suffix] for suffix in media_names(sample.members)]
+def media_members(sample: TarSample, wanted: str = "") -> list[Member]:
+    """Return the members of a tar sample that are images or videos by their suffix (`jpg`, `rgb.png`).
+
+    wanted: the suffix that alone counts in samples that have it, as `columns.path` names it.
+    """
+    found = media_names(sample.members)
+    return [sample.members[suffix] for suffix in ([wanted] if wanted in found else found)]
+
+
+def _way(sample: TarSample, media: list[Member]) -> str:
+    """Say how one of several pictures is chosen, or what a sample has that is none."""
+    if not media:
+        return f"; its members: {printable(', '.join(list(sample.members)[:6]))}"
+    return f"; columns.path={printable(media_names(sample.members)[0])} takes the first" if media[1:] else ""
 
 
 def _note_members(tree: Tree, tar: _Tar, file: int, sample: TarSample, media: Member) -> None:

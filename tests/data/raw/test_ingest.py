@@ -217,7 +217,7 @@ def test_tar_samples_with_captions_and_labels(tmp_path: Path) -> None:
     assert brief(listing)[:2] == [("a.tar/k/0.png", 1, ""), ("a.tar/k/1.jpg", 0, "t")]
     assert listing.items[0].read(DEFAULT_LIMITS) == PNG
     assert [item.refused for item in listing.items[2:]] == [
-        ("list", "has 0 images or videos, expected 1"),
+        ("list", "has 0 images or videos, expected 1; its members: txt"),
         ("caption", "caption is not UTF-8 (byte 0)" + LATIN),
         ("list", "member's name leads out of its folder"),
     ]

@@ -13,7 +13,7 @@ from core.errors import UserError
 from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import list_source
 from data.raw.rules import SourceRules
-from tests.data.raw.test_layouts import PNG, lines, listed, pictures, place
+from tests.data.raw.test_layouts import PNG, lines, listed, pictures, place, tar
 from tests.data.raw.test_row_annotation import parquet
 
 
@@ -278,3 +278,16 @@ def test_boxes_of_pascal_voc_and_splits_of_hive(tmp_path: Path) -> None:
     assert len(listed(tmp_path / "a", {**pictures("0.png"), "Annotations/0.xml": box}).items) == 1
     with pytest.raises(UserError, match=r"splits of the source: split=test \(1 file\), split=train"):
         listed(tmp_path / "b", pictures("split=train/0.png", "split=test/1.png"))
+
+
+def test_one_of_several_pictures_of_a_tar_sample_can_be_chosen(tmp_path: Path) -> None:
+    members = {"0.image.png": PNG, "0.mask.png": PNG, "0.txt": "a", "1.ppm": b"P6", "1.txt": "b"}
+    place(tmp_path, {"a.tar": tar(members)})
+    both, none = list_source(tmp_path).items
+    assert both.refused
+    assert none.refused
+    assert both.refused[1].endswith("expected 1; columns.path=image.png takes the first")
+    assert none.refused[1] == "has 0 images or videos, expected 1; its members: ppm, txt"
+    listing = list_source(tmp_path, SourceRules(columns=ColumnsConfig(path="image.png")))
+    assert next((i.name, i.text, i.refused) for i in listing.items) == ("a.tar/0.image.png", "a", None)
+    assert any("1 .mask.png" in said for said in listing.said)

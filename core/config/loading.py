@@ -23,7 +23,7 @@ from core.config.fields import (
     require_kinds,
     to_dict,
 )
-from core.config.values import Typed
+from core.config.values import Typed, text_of
 from core.config.yaml_files import as_yaml, read_inline, read_yaml
 from core.errors import UserError
 from core.files import write_text
@@ -61,6 +61,7 @@ def load(
         for file, values in from_files
     ]
     typed = [_inlined(_nested(override), schema) for override in overrides]
+    typed = _gathered(typed, schema)
     given = merge([*(values for _, values in from_files), *typed])
     for file, values in from_files:
         with _named_in_refusals(file):
@@ -114,6 +115,24 @@ def _nested(override: str) -> dict[str, Any]:
     if not equals or not path.strip():
         raise UserError(f"{override}: expected field=value")
     return under(path.strip().split("."), Typed(text))
+
+
+def _gathered(typed: Sequence[dict[str, Any]], schema: Any) -> list[dict[str, Any]]:
+    """Make one list of a field that is typed several times, where it takes that (`setting(repeats=True)`)."""
+    result, texts = [], dict[str, list[str]]()
+    repeating = {field.name for field in dataclasses.fields(schema) if field.metadata["repeats"]}
+    for values in typed:
+        (name, value), *_ = values.items()
+        if name in repeating and isinstance(value, Typed):
+            texts.setdefault(name, []).append(value)
+        else:
+            result.append(values)
+    for name, found in texts.items():
+        lists = [value for value in found if value.strip().startswith("[")]
+        if len(found) > 1 and lists:
+            raise UserError(name, lists[0], "one list, or one text each time where it is typed several times")
+        result.append({name: [text_of(value) for value in found] if len(found) > 1 else found[0]})
+    return result
 
 
 def _inlined(values: Mapping[str, Any], schema: type, path: str = "") -> dict[str, Any]:

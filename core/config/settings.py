@@ -25,6 +25,7 @@ def setting(
     shown: str = "",
     role: Role = "result",
     kinds: Mapping[str, type] | None = None,
+    repeats: bool = False,
 ) -> Any:
     """Return a dataclass field with meaning, unit and accepted range; with `REQUIRED` the user must give it.
 
@@ -34,10 +35,11 @@ def setting(
     kinds: for a section that can be of several classes: each by its name, which the section's own first
     field, `kind`, holds. The field is then annotated with their protocol, and the default says the usual
     kind.
+    repeats: for a list of texts: typed several times, `field=A field=B`, it is all of them, each one text.
     A dataclass or list default is shared safely, since config dataclasses are frozen.
     """
     facts = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown}
-    metadata = {**facts, "role": role, "kinds": kinds}
+    metadata = {**facts, "role": role, "kinds": kinds, "repeats": repeats}
     if dataclasses.is_dataclass(default) or isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

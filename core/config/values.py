@@ -98,6 +98,15 @@ def _at_commas(text: str) -> list[str]:
     return parts
 
 
+def text_of(typed: str) -> str:
+    """Return the one text that was typed, without quotes around it."""
+    text = typed.strip()
+    try:
+        return _unquoted(text)
+    except ValueError:  # a quote that is part of it
+        return text
+
+
 def _unquoted(item: str) -> str:
     quote = item[:1]
     if not quote or quote not in QUOTES:

@@ -108,7 +108,11 @@ class Config:
     )
     count: int = setting(100, "samples in all; classes take turns", low=1)
     classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")
-    prompts: tuple[str, ...] = setting((), "texts to generate from; samples take turns; [] is no text")
+    prompts: tuple[str, ...] = setting(
+        (),
+        "texts to generate from; samples take turns; [] is no text; prompts=A prompts=B is both",
+        repeats=True,
+    )
     prompt_file: str = setting(
         "", "file with a prompt a line, instead of prompts", shown="path", role="place"
     )

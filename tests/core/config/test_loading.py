@@ -372,3 +372,22 @@ def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatc
     assert (job.places, job.name) == (("/home/x/c", "s3://d/~e"), "~/f")
     with pytest.raises(UserError, match=r"folder=~nobody-of-this-name/x: expected a path; no such user"):
         read("source=x", "folder=~nobody-of-this-name/x")
+
+
+def test_a_list_of_texts_that_is_typed_several_times_is_all_of_them() -> None:
+    """Each is one text, whatever is in it; elsewhere the last one counts, as ever."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Asked:
+        texts: tuple[str, ...] = setting((), "texts", repeats=True)
+        names: tuple[str, ...] = setting((), "names")
+
+    words = ["texts=a disc, on black", "names=a", "texts='quoted, too'", "names=b", "texts=it's [so]"]
+    found = loading.load(Asked, overrides=words)
+    assert found.texts == ("a disc, on black", "quoted, too", "it's [so]")
+    assert found.names == ("b",)
+    assert loading.load(Asked, overrides=["texts=[a, b]"]).texts == ("a", "b")
+    with pytest.raises(UserError, match=r"for one text, or"):
+        loading.load(Asked, overrides=["texts=a disc, on black"])
+    with pytest.raises(UserError, match=r"texts=\[a, b\]: expected one list, or one text each time"):
+        loading.load(Asked, overrides=["texts=[a, b]", "texts=c"])

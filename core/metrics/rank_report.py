@@ -1,14 +1,16 @@
-"""Compare the ranks: which is slow and in which phase, memory, and the cost of saving."""
+"""Compare the ranks: which is slow and in which phase, memory, and the cost of saving.
+
+A few reductions of a dozen numbers, in any world: no rank receives those of all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.metrics import hardware
 from core.metrics.phases import MEASURED, PHASES, Phases
@@ -18,51 +20,80 @@ from core.progress import say
 NUMBERS = (*MEASURED, "probe_s", "memory_gb", "allocation_retries", "tensor_active")
 ALONE = ("data", "forward", "computing")  # in these a rank waits for no other, so they show who is late
 ALONE_IF_MEETING = ("data", "computing")  # the same where ranks meet in a forward pass
-Columns = dict[str, np.ndarray]  # of each of NUMBERS those of all ranks, (ranks,)
+Numbers = Mapping[str, float]  # NUMBERS of a rank
 LATE = 0.1  # a rank is a straggler that makes the others wait for this share of the time
+
+Reduced = tuple[Literal["max", "sum"], list[float]]
+"""Numbers of a rank, and how they are reduced over all."""
+
+_GREATEST = ("memory_gb", "save", "validate", "preview")  # of which the report has those of the worst rank
 
 
 def rank_numbers(
     phases: Phases, world: World, probe_s: float = 0.0, tensor_active: float = UNKNOWN
-) -> Tensor:
-    """Return (ranks * NUMBERS,) float64 on the device, zero outside of this rank's part: the sum is a gather.
+) -> Numbers:
+    """Return NUMBERS of this rank since the last call.
 
     probe_s: what `core.metrics.speed_probe` measured on this rank, 0 for nothing.  tensor_active: what
     `core.metrics.tensor_activity` did.
     """
     memory = [hardware.memory_gb(world.device), hardware.allocation_retries(world.device)]
-    mine = [*phases.take(), probe_s, *memory, tensor_active]
-    table = torch.zeros(world.size, len(NUMBERS), dtype=torch.float64)
-    table[world.rank] = torch.tensor(mine, dtype=torch.float64)
-    return table.view(-1).to(world.device)
+    return dict(zip(NUMBERS, [*phases.take(), probe_s, *memory, tensor_active], strict=True))
 
 
-def rank_report(numbers: list[float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
-    """Return the part of a metrics row about all ranks, from the sum of their `rank_numbers`.
+def rank_report(mine: Numbers, world: World, alone: Sequence[str] = ALONE) -> dict[str, Any]:
+    """Return the part of a metrics row about all ranks, from the numbers of each (collective: all ranks).
 
     alone: phases in which a rank never waits for others. Forward is left out where ranks communicate in it,
-    or a rank that waits there for a slow one would look slow too.  slowest, fastest: the ranks with the
-    longest and shortest time in these, in seconds since the last report.  straggler: the slowest rank and its
-    phase, where it holds the others up.
+    or a rank that waits there for a slow one would look slow too.
     """
-    table = np.asarray(numbers, np.float64).reshape(-1, len(NUMBERS))
-    ranks: Columns = dict(zip(NUMBERS, table.T.copy(), strict=True))
-    _count_slow_devices(ranks)
-    own = _sum_of(ranks, alone)
-    slowest, fastest = int(own.argmax()), int(own.argmin())
-    active = ranks["tensor_active"]
-    activity = {} if (active == UNKNOWN).any() else {"tensor_active": float(active.mean())}
+    comparison = compared(mine, world.rank, world.size, alone)
+    asked = next(comparison)
+    while True:
+        kind, numbers = asked
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        over_ranks = ranks.max_over_ranks(tensor) if kind == "max" else ranks.sum_over_ranks(tensor)
+        try:
+            asked = comparison.send(over_ranks.tolist())
+        except StopIteration as report:
+            return dict(report.value)
+
+
+def compared(
+    mine: Numbers, rank: int, count: int, alone: Sequence[str]
+) -> Generator[Reduced, list[float], dict[str, Any]]:
+    """Yield what is to be reduced over `count` ranks and take the result, again and again; return the report.
+
+    slowest, fastest: the ranks with the longest and shortest time in the phases `alone`, in seconds since the
+    last report.  straggler: the slowest rank and its phase, where it holds the others up.
+    """
+    best, least_active, *greatest = yield (
+        "max",
+        [-mine["probe_s"], -mine["tensor_active"], *(mine[name] for name in _GREATEST)],
+    )
+    numbers = {**mine, "computing": mine["computing"] + _lost_to_a_slow_device(mine, -best)}
+    parts = [sum(numbers[phase] for phase in alone), *(numbers[phase] for phase in alone)]
+    longest, shortest = yield "max", [parts[0], -parts[0]]
+    first = yield (
+        "max",
+        [-rank if parts[0] == longest else -count, -rank if -parts[0] == shortest else -count],
+    )
+    slowest, fastest = (int(-number) for number in first)
+    whole = sum(numbers[phase] for phase in PHASES)
+    of_slowest = [*parts, whole] if rank == slowest else [0.0] * (len(parts) + 1)
+    retries, active, *sums = yield (
+        "sum",
+        [numbers["allocation_retries"], numbers["tensor_active"], *parts, *of_slowest],
+    )
     return {
-        "count": len(own),
-        "slowest": {"rank": slowest, "seconds": float(own[slowest])},
-        "fastest": {"rank": fastest, "seconds": float(own[fastest])},
-        "straggler": _straggler(ranks, own, slowest, alone),
-        "memory_gb": float(ranks["memory_gb"].max()),
-        "allocation_retries": int(ranks["allocation_retries"].sum()),
-        "save_stall_s": float(ranks["save"].max()),
-        "validate_s": float(ranks["validate"].max()),
-        "preview_s": float(ranks["preview"].max()),
-        **activity,
+        "count": count,
+        "slowest": {"rank": slowest, "seconds": longest},
+        "fastest": {"rank": fastest, "seconds": -shortest},
+        "straggler": _straggler(sums, slowest, count, alone),
+        "memory_gb": greatest[0],
+        "allocation_retries": int(retries),
+        **dict(zip(("save_stall_s", "validate_s", "preview_s"), greatest[1:], strict=True)),
+        **({} if -least_active == UNKNOWN else {"tensor_active": active / count}),
     }
 
 
@@ -90,25 +121,27 @@ class Stragglers:
             )
 
 
-def _sum_of(ranks: Columns, phases: Sequence[str]) -> np.ndarray:
-    """Return the seconds of all these phases, (ranks,)."""
-    return sum((ranks[phase] for phase in phases), np.zeros(len(ranks["probe_s"])))
+def _lost_to_a_slow_device(numbers: Numbers, best_s: float) -> float:
+    """Return the part of a rank's time that a GPU of the fastest rank's speed would have saved."""
+    if best_s <= 0:
+        return 0.0
+    return (1 - best_s / numbers["probe_s"]) * sum(numbers[phase] for phase in PHASES)
 
 
-def _count_slow_devices(ranks: Columns) -> None:
-    """Add to `computing` the part of the time that a GPU of the fastest rank's speed would have saved."""
-    best = ranks["probe_s"].min()
-    if best > 0:
-        ranks["computing"] += (1 - best / ranks["probe_s"]) * _sum_of(ranks, PHASES)
+def _straggler(
+    sums: Sequence[float], slowest: int, count: int, alone: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the slowest rank, if it is behind the mean of the others by LATE of the time or more.
 
-
-def _straggler(ranks: Columns, own: np.ndarray, slowest: int, alone: Sequence[str]) -> dict[str, Any] | None:
-    """Return the slowest rank, if it is behind the median of the others by LATE of the time or more."""
-
-    def excess(seconds: np.ndarray) -> float:
-        return float(seconds[slowest] - np.median(np.delete(seconds, slowest)))
-
-    if len(own) < 2 or (behind := excess(own)) < LATE * _sum_of(ranks, PHASES)[slowest]:
+    sums: of all ranks, of their own time and of each phase; then the same of the slowest rank, and its time.
+    """
+    of_all, of_slowest, whole = sums[: 1 + len(alone)], sums[1 + len(alone) : -1], sums[-1]
+    if count < 2:
         return None
-    phase = max(alone, key=lambda phase: excess(ranks[phase]))
+    behind, *by_phase = (
+        one - (total - one) / (count - 1) for total, one in zip(of_all, of_slowest, strict=True)
+    )
+    if behind < LATE * whole:
+        return None
+    phase = max(zip(by_phase, alone, strict=True), key=lambda found: found[0])[1]
     return {"rank": slowest, "phase": phase, "behind_s": behind}

@@ -21,7 +21,7 @@ from core.config.settings import setting
 from core.distributed.ranks import World, sum_over_ranks
 from core.metrics.hardware import find_peaks
 from core.metrics.phases import Phases
-from core.metrics.rank_report import ALONE, Stragglers, rank_numbers, rank_report
+from core.metrics.rank_report import ALONE, Numbers, Stragglers, rank_numbers, rank_report
 from core.metrics.record_writer import RecordWriter
 from core.metrics.speed_probe import SpeedProbe
 from core.metrics.step_sums import COLUMNS, DECILES, StepSums, vectors
@@ -125,10 +125,10 @@ class Metrics:
             return
         data_ranks = self.data_ranks or self.world.size
         parts = vectors([p.sums for p in self._pending], [p.waited_s for p in self._pending])
+        mine: Numbers | None = None
         if self.phases is not None:
             self._probe.begin()
-            active = self._activity.share()
-            parts.append(rank_numbers(self.phases, self.world, self._probe.seconds, active))
+            mine = rank_numbers(self.phases, self.world, self._probe.seconds, self._activity.share())
         total = sum_over_ranks(torch.cat(parts)).cpu()
         sums = torch.split(total, [len(part) for part in parts])
         rows = []
@@ -137,9 +137,9 @@ class Metrics:
             rows.append(
                 complete_row(pending.row, pending.sums.extras, vector.tolist(), data_ranks, self.peaks)
             )
-        if self.phases is not None:
+        if mine is not None:
             self._probe.read()  # the device has finished it, since `total` is here; the next report has it
-            rows[-1]["ranks"] = rank_report(sums[-1].tolist(), self.alone)
+            rows[-1]["ranks"] = rank_report(mine, self.world, self.alone)
             self._stragglers.note(rows[-1]["ranks"], rows[-1]["step"])
         self._pending = []
         self.last_loss = rows[-1]["loss"] if rows[-1]["loss"] is not None else math.nan

@@ -16,13 +16,53 @@ from core.metrics.rank_report import (
     ALONE_IF_MEETING,
     NUMBERS,
     Stragglers,
+    compared,
     rank_numbers,
     rank_report,
 )
 
+ONE = World(0, 1, 0, torch.device("cpu"))
+
+
+def together(ranks: Sequence[dict[str, float]], alone: Sequence[str]) -> tuple[dict[str, Any], list[int]]:
+    """Return the report that all ranks come to, and how many numbers each reduction had."""
+    count, sizes = len(ranks), []
+    every = [dict.fromkeys(NUMBERS, 0.0) | rank for rank in ranks]
+    comparisons = [compared(mine, rank, count, alone) for rank, mine in enumerate(every)]
+    asked = [next(each) for each in comparisons]
+    while True:
+        ((kind, size),) = {(kind, len(numbers)) for kind, numbers in asked}
+        sizes.append(size)
+        reduce = max if kind == "max" else sum
+        over_ranks = [float(reduce(column)) for column in zip(*(n for _, n in asked), strict=True)]
+        answers, reports = [], []
+        for each in comparisons:
+            try:
+                answers.append(each.send(over_ranks))
+            except StopIteration as end:
+                reports.append(end.value)
+        if reports:
+            assert reports == [reports[0]] * count
+            return reports[0], sizes
+        asked = answers
+
 
 def report(*ranks: dict[str, float], alone: Sequence[str] = ALONE) -> dict[str, Any]:
-    return rank_report([rank.get(name, 0.0) for rank in ranks for name in NUMBERS], alone)
+    return together(ranks, alone)[0]
+
+
+def test_what_ranks_tell_one_another_does_not_grow_with_the_world() -> None:
+    usual = {"data": 0.1, "forward": 1.0, "update": 3.0}
+    few, many = (together([usual] * count, ALONE)[1] for count in (2, 64))
+    assert few == many
+    assert sum(few) <= 24
+
+
+def test_one_rank_reports_without_others() -> None:
+    found = rank_report(rank_numbers(Phases(), ONE), ONE)
+    assert (found["count"], found["slowest"]["rank"], found["straggler"]) == (1, 0, None)
+    assert 0.01 < found["memory_gb"] < 100
+    assert NUMBERS[: len(MEASURED)] == MEASURED  # in the order of `Phases.take`
 
 
 def test_a_straggler_is_named_with_its_phase() -> None:
@@ -93,11 +133,3 @@ def test_memory_and_stalls_are_the_worst_ranks_and_retries_add_up() -> None:
     )
     assert (result["memory_gb"], result["allocation_retries"]) == (4.0, 3)
     assert (result["save_stall_s"], result["validate_s"]) == (0.5, 7.0)
-
-
-def test_a_sum_over_ranks_gathers() -> None:
-    vectors = [rank_numbers(Phases(), World(rank, 2, rank, torch.device("cpu"))) for rank in range(2)]
-    table = torch.stack(vectors).sum(0).view(2, -1)
-    memory = NUMBERS.index("memory_gb")
-    assert NUMBERS[: len(MEASURED)] == MEASURED  # in the order of `Phases.take`
-    assert all(0.01 < value < 100 for value in table[:, memory].tolist())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +41,28 @@ def test_neighbours_are_one_rank_to_the_loader() -> None:
     assert [(w.rank, w.size) for w in seen] == [(0, 2)] * 3 + [(1, 2)] * 3
     assert data_world(world(2, 4), 1) == world(2, 4)
     assert make_sequence_group(world(0, 1), 1) is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_rank_of_4096_makes_one_group(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    group = SimpleNamespace(group_name="of eight")
+
+    def making(*asked: Any, **how: Any) -> Any:
+        made.append((asked, how))
+        return group
+
+    monkeypatch.setattr(dist, "new_group", making)
+    monkeypatch.setattr(dist, "split_group", making)
+    found = make_sequence_group(World(4091, 4096, 3, torch.device(device)), 8)
+    assert found == SequenceGroup(3, 8, group, "of eight")
+    mine = list(range(4088, 4096))
+    if device == "cpu":
+        assert made == [((mine,), {"use_local_synchronization": True})]
+    else:  # one split of all ranks, each of which stands in one part
+        ((_, how),) = made
+        assert how["split_ranks"][-1] == mine
+        assert [rank for part in how["split_ranks"] for rank in part] == list(range(4096))
 
 
 def test_a_size_that_does_not_divide_the_ranks_is_refused() -> None:

@@ -12,6 +12,7 @@ from core.diffusion.guidance.config import GuideConfig
 from core.diffusion.guidance.mixing import Guidance, GuidanceKind
 from core.diffusion.paths.path import Path
 from core.diffusion.predictions import Prediction
+from core.diffusion.solvers.default_grids import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName, require_for_frames, require_taken
 from core.diffusion.solvers.levels import (
     AdaptiveConfig,
@@ -23,9 +24,6 @@ from core.diffusion.solvers.levels import (
 )
 from core.diffusion.thresholds import ThresholdConfig
 from core.errors import UserError, below
-
-MANY = 10  # steps
-FLOW_EVALUATIONS = 8  # the fewest at which grids of rectified flow were measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,28 +217,3 @@ def time_grid(
     best = best_grid(config.solver, config.steps, path, prediction)
     kind = best if config.grid == "auto" else config.grid
     return make_grid(kind, path, config.steps, begins, config.shift, config.sections)
-
-
-def best_grid(solver: SolverName, steps: int, path: Path, prediction: Prediction) -> Grid:
-    """Return the grid that is best for a solver, as far as that was measured (docs/method.md).
-
-    With few steps the first one of the best grid is so long that it enlarges errors of the network; so it is
-    off chains in any number of steps where noise or score is predicted.
-    """
-    kind = KINDS[solver]
-    if path.num_steps is not None:
-        return kind.chain_grid if steps >= MANY else kind.few_steps_grid
-    if prediction in ("noise", "score"):
-        return "even"
-    if path.name == "rectified_flow":
-        return kind.flow_grid if steps * kind.evaluations >= FLOW_EVALUATIONS else "even"
-    if steps < kind.least_steps:
-        return "even"
-    return {"edm": kind.edm_grid, "variance_exploding": kind.exploding_grid}.get(path.name, "even")
-
-
-def earlier_grid(solver: SolverName, steps: int, path: Path, prediction: Prediction) -> Grid:
-    """Return what `auto` was before grids were measured off chains, of solvers that draw, and `optimised`."""
-    if path.num_steps is None or KINDS[solver].is_random:
-        return "even"
-    return "straight" if (now := best_grid(solver, steps, path, prediction)) == "optimised" else now

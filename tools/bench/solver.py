@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from core.diffusion.grids import Grid, make_grid
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
-from core.diffusion.sampling import best_grid
+from core.diffusion.solvers.default_grids import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import DEFAULTS, AdaptiveConfig, Denoise, Estimate, Level, Options
 from tools.bench.job import Config
@@ -24,10 +25,10 @@ CHAIN: PathName = "ddpm_linear"
 MODES = (1, 4, 16, 64)  # Gaussians of the mixtures
 DIMENSIONS, VARIANCE, STARTS = 16, 0.1, 128
 EVALUATIONS = (10, 20, 50, 100)
+GRID_COUNTS = (10, 20, 50)  # evaluations at which grids are compared
 TOLERANCES = (0.1, 0.01, 0.001, 1e-4)  # of solvers that choose their steps
 PLAIN_GRIDS: tuple[Grid, ...] = ("trailing", "even")
 FLOW: PathName = "rectified_flow"
-FLOW_COUNTS = (10, 20, 50)
 FLOW_LEAST, FLOW_MEAN = 0.999, 1.2  # of errors on even times over those on default grids
 COMPARED: tuple[SolverName, ...] = ("dpmpp_2m", "unipc_2", "unipc_3")
 
@@ -87,27 +88,26 @@ def _errors() -> list[Row]:
 
 
 def _on_others(name: SolverName, problems: Sequence[Denoise], exact: Sequence[Tensor]) -> dict[str, float]:
-    """Return the errors at 20 evaluations on grids that need no thought."""
+    """Return the errors on grids that need no thought."""
     path, found = make_path(CHAIN), {}
-    for grid in PLAIN_GRIDS:
-        times = make_grid(grid, path, 20 // KINDS[name].evaluations, 1.0)
-        found[f"20 evaluations, {grid}"] = distance(
-            [_solve(name, problem, times) for problem in problems], exact
-        )
+    for grid, count in itertools.product(PLAIN_GRIDS, GRID_COUNTS):
+        times = make_grid(grid, path, count // KINDS[name].evaluations, 1.0)
+        ends = [_solve(name, problem, times) for problem in problems]
+        found[f"{count} evaluations, {grid}"] = distance(ends, exact)
     return found
 
 
 def _default_grids(rows: Sequence[Row]) -> Row:
     """Compare default grids with others over all solvers: none farther off, 1.2 times as near in the mean."""
-    row = Row("default grids", "-", "errors at 20 evaluations, other grids over default ones, geometric mean")
+    protocol = f"errors at {GRID_COUNTS} evaluations, other grids over default ones, geometric mean"
+    row = Row("default grids", "-", protocol)
     measured = [each.facts for each in rows if "20 evaluations" in each.facts]
-    for grid in PLAIN_GRIDS:
-        ratios = torch.tensor(
-            [facts[f"20 evaluations, {grid}"] / facts["20 evaluations"] for facts in measured]
-        )
-        row.facts[f"{grid} over default"] = float(ratios.log().mean().exp())
-        row.floors.append(Floor(f"{grid}, of all solvers", row.facts[f"{grid} over default"], 1.2))
-        row.floors.append(Floor(f"{grid}, of the least one", float(ratios.min()), 1.0))
+    for grid, count in itertools.product(PLAIN_GRIDS, GRID_COUNTS):
+        of_count, case = f"{count} evaluations", f"{grid} at {count}"
+        ratios = torch.tensor([facts[f"{of_count}, {grid}"] / facts[of_count] for facts in measured])
+        row.facts[f"{case} over default"] = mean = float(ratios.log().mean().exp())
+        row.floors.append(Floor(f"{case}, of all solvers", mean, 1.2))
+        row.floors.append(Floor(f"{case}, of the least one", float(ratios.min()), 1.0))
     return row
 
 
@@ -115,7 +115,7 @@ def _flow_grids() -> Row:
     """Compare default grids on rectified flow with even times, which trailing ones are too there."""
     protocol = (
         f"errors on even times over those on default grids, as above on {FLOW}, geometric mean of "
-        f"{FLOW_COUNTS} evaluations"
+        f"{GRID_COUNTS} evaluations"
     )
     row, path = Row(f"default grids, {FLOW}", "-", protocol), make_path(FLOW)
     problems = [mixture(count) for count in MODES]
@@ -125,7 +125,7 @@ def _flow_grids() -> Row:
         if kind.is_random or kind.tells_ends or kind.is_adaptive:
             continue
         ratios = []
-        for count in FLOW_COUNTS:
+        for count in GRID_COUNTS:
             steps = count // kind.evaluations
             grids: tuple[Grid, ...] = ("even", best_grid(name, steps, path, "flow"))
             even, default = (

@@ -46,16 +46,19 @@ def _with_its_grid(
     """Return a recorded sampler with the times of file `number`, where `auto` takes others today."""
     from core.diffusion.paths.config import PathRecord
     from core.diffusion.paths.kinds import make_path
-    from core.diffusion.sampling import best_grid, earlier_grid
+    from core.diffusion.solvers.default_grids import best_grid, earlier_grid
     from tools.runs.path_record import SCHEDULE
     from tools.runs.sample_files import rows_of
     from tools.runs.samples import AUTO_GRID, FILES
 
-    if sampler.get("grid", "auto") != "auto" or sampler.get("times") or AUTO_GRID in made_from:
+    if sampler.get("grid", "auto") != "auto" or sampler.get("times"):
         return sampler
     rows, latents = rows_of(folder / FILES), made_from["latents"]
     asked = {**sampler, **(rows[number]["request"] if number < len(rows) else {})}
     path = make_path(PathRecord.of(latents["path"], latents.get(SCHEDULE)))
     known = asked["solver"], asked["steps"], path, latents["prediction"]
     then = earlier_grid(*known) if "grid" in sampler else "even"
-    return sampler if then == best_grid(*known) else {**sampler, "grid": then}
+    best, recorded = best_grid(*known), made_from.get(AUTO_GRID)
+    if recorded and best != then:  # recorded are those of all forms that were not the earlier ones
+        then = best if best in (names := recorded.split(",")) else names[0]
+    return sampler if then == best else {**sampler, "grid": then}

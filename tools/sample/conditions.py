@@ -144,6 +144,9 @@ def as_trained(
     elif not sampler.times and sampler.shift != trained:
         where = f"where the run was trained with a shift of {trained:g}"
         lines.append(f"override: sampler.shift={sampler.shift:g}, {where}")
+    if space.learned_sigma and sampler.solver == "ddpm" and sampler.variance != "auto":
+        where = "where the run was trained to predict the variance"
+        lines.append(f"override: sampler.variance={sampler.variance}, {where}")
     if sampler.guidance_channels > shape[0]:
         expected = f"at most {shape[0]}, the channels of the latents"
         raise UserError("guidance_channels", sampler.guidance_channels, expected)

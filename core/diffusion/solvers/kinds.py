@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypedDict
 
 from core.diffusion.grids import Grid
+from core.diffusion.paths.path import PathName
 from core.diffusion.solvers.adaptive import dopri5
 from core.diffusion.solvers.ancestral import ddpm
 from core.diffusion.solvers.average_flow import mean_flow
@@ -56,8 +58,10 @@ class Kind:
     """A solver.  evaluations: of the network in a step.  is_random: whether it draws in its steps.
     chain_grid: the grid that is best for it on a chain, as measured (docs/method.md).
     few_steps_grid: the same of fewer than ten steps, none of which enlarges errors much.
+    many_steps_grid: the same from forty steps on, None for chain_grid.  chains: on single chains, by path, of
+    ten steps or more.
     edm_grid, exploding_grid: the best on the paths `edm` and `variance_exploding`.
-    least_steps: with fewer, even times are better on these two.
+    least_steps: with fewer, even times are better on these two and on the linear chains.
     flow_grid: the best on rectified flow, from eight evaluations on.
     is_adaptive: whether it chooses its own steps, so that those of a grid do not count.
     tells_ends: whether the network is told where a step ends, which only one of two times understands.
@@ -71,6 +75,8 @@ class Kind:
     tells_ends: bool = False
     chain_grid: Grid = "even"
     few_steps_grid: Grid = "even"
+    many_steps_grid: Grid | None = None
+    chains: Mapping[PathName, Grid] = field(default_factory=dict)
     edm_grid: Grid = "even"
     exploding_grid: Grid = "even"
     least_steps: int = 0
@@ -86,11 +92,11 @@ class Kind:
 
 def require_taken(solver: SolverName, options: Options) -> None:
     """Raise UserError for an option that is set although the solver does not read it."""
-    for field in fields(options):
-        value, usual = getattr(options, field.name), getattr(DEFAULTS, field.name)
-        if value != usual and field.name not in KINDS[solver].takes:
-            takers = " or ".join(name for name, kind in KINDS.items() if field.name in kind.takes)
-            name, value, usual = _first_set(field.name, value, usual)
+    for option in fields(options):
+        value, usual = getattr(options, option.name), getattr(DEFAULTS, option.name)
+        if value != usual and option.name not in KINDS[solver].takes:
+            takers = " or ".join(name for name, kind in KINDS.items() if option.name in kind.takes)
+            name, value, usual = _first_set(option.name, value, usual)
             shown = f"{usual:g}" if isinstance(usual, float | int) else usual
             expected = f"{shown} with solver={solver}; solver={takers} takes it"
             raise UserError(name, value, expected)
@@ -102,10 +108,10 @@ def _first_set(name: str, value: Any, usual: Any) -> tuple[str, Any, Any]:
     """Return a setting's name, value and default: of a section, those of the first one that is set."""
     if not is_dataclass(usual):
         return name, value, usual
-    for field in fields(usual):
-        here, there = getattr(value, field.name), getattr(usual, field.name)
+    for one in fields(usual):
+        here, there = getattr(value, one.name), getattr(usual, one.name)
         if here != there:
-            return f"{name}.{field.name}", here, there
+            return f"{name}.{one.name}", here, there
     raise AssertionError(name)
 
 
@@ -134,6 +140,8 @@ _ON_CHAINS = _grids("straight", "even", "even")
 _STRAIGHT = _grids("straight", "straight", "straight")
 _OPTIMISED_OFF_CHAINS = _grids("straight", "optimised", "optimised")
 _OPTIMISED_BUT_EXPLODING = _grids("optimised", "optimised", "even")
+_SCALED: Mapping[PathName, Grid] = {"ddpm_scaled_linear": "straight"}
+_TRAILING: Mapping[PathName, Grid] = {"ddpm_cosine": "trailing", "ddpm_sigmoid": "trailing"}
 KINDS: dict[SolverName, Kind] = {
     "euler": Kind(ddim, **_STRAIGHT),
     "heun": Kind(
@@ -144,7 +152,7 @@ KINDS: dict[SolverName, Kind] = {
     "renoise": Kind(renoise, is_random=True),
     "midpoint": Kind(midpoint, 2, **_STRAIGHT),
     "rk4": Kind(rk4, 4, **_STRAIGHT, least_steps=3),
-    "dpmpp_2m": Kind(dpmpp_2m, **_OPTIMISED_OFF_CHAINS),
+    "dpmpp_2m": Kind(dpmpp_2m, **_OPTIMISED_OFF_CHAINS, many_steps_grid="optimised", chains=_SCALED),
     "dpmpp_2s": Kind(
         dpmpp_2s,
         2,
@@ -156,7 +164,7 @@ KINDS: dict[SolverName, Kind] = {
     ),
     "dpmpp_3m": Kind(dpmpp_3m, **_OPTIMISED_BUT_EXPLODING, flow_grid="optimised"),
     "dpmpp_3m_diffusers": Kind(dpmpp_3m_diffusers, **_OPTIMISED_OFF_CHAINS, flow_grid="optimised"),
-    "unipc_2": Kind(unipc_2, **_OPTIMISED_OFF_CHAINS),
+    "unipc_2": Kind(unipc_2, **_OPTIMISED_OFF_CHAINS, many_steps_grid="optimised", chains=_SCALED),
     "unipc_3": Kind(unipc_3, **_OPTIMISED_BUT_EXPLODING, flow_grid="optimised"),
     "unipc_1": Kind(unipc_1, **_OPTIMISED_OFF_CHAINS, flow_grid="optimised"),
     "euler_maruyama": Kind(euler_maruyama, is_random=True, takes=("eta",)),
@@ -174,5 +182,7 @@ KINDS: dict[SolverName, Kind] = {
         not_for_frames="its network is told two times and one level for all frames",
     ),
     "sde_dpmpp": Kind(sde_dpmpp, is_random=True, **_ON_CHAINS),
-    "sde_dpmpp_2m": Kind(sde_dpmpp_2m, is_random=True, **_ON_CHAINS),
+    "sde_dpmpp_2m": Kind(
+        sde_dpmpp_2m, is_random=True, **_ON_CHAINS, many_steps_grid="optimised", chains=_TRAILING
+    ),
 }

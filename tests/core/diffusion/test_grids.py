@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from itertools import pairwise
 from typing import get_args
@@ -15,7 +16,8 @@ from core.diffusion.grids import Grid, make_grid, own_grid
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import Path, PathName
 from core.diffusion.predictions import Prediction
-from core.diffusion.sampling import SamplerConfig, best_grid, check_start, time_grid
+from core.diffusion.sampling import SamplerConfig, check_start, time_grid
+from core.diffusion.solvers.default_grids import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.errors import UserError
 from tests.core.diffusion.every_path import PATHS
@@ -185,6 +187,29 @@ def require_worth(path: Path, exact: list[torch.Tensor]) -> None:
     for solver in ("dpmpp_2m", "unipc_2", "unipc_3"):
         assert errors(solver, None, path, 20, exact) <= ddim[20] / 3, solver
         assert errors(solver, None, path, 50, exact) <= ddim[100], solver
+
+
+CLOSER = {
+    ("ddpm_cosine", "dpmpp_2m", 50): "trailing",
+    ("ddpm_cosine", "rk4", 50): "both, 0.0001 for 0.0002",
+    ("ddpm_scaled_linear", "midpoint", 20): "trailing, by a tenth",
+    ("ddpm_scaled_linear", "midpoint", 50): "both, by a fifth of 0.0006",
+    ("ddpm_scaled_linear", "dpmpp_3m_diffusers", 50): "even",
+}
+"""Where another grid is nearer than the default one on these mixtures (docs/method.md)."""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["ddpm_linear", "ddpm_cosine", "ddpm_scaled_linear", "ddpm_sigmoid"])
+def test_on_chains_no_default_grid_is_farther_off_than_trailing_and_even_times(name: PathName) -> None:
+    path, exact = make_path(name), by_many_steps(name)
+    farther = set()
+    for solver, count in itertools.product(BY_THEMSELVES, (10, 20, 50)):
+        found = errors(solver, None, path, count, exact)
+        others = [errors(solver, other, path, count, exact) for other in ("trailing", "even")]
+        if found > 1.001 * min(others):
+            farther.add((name, solver, count))
+    assert farther <= CLOSER.keys()
 
 
 @pytest.mark.full

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from core.diffusion.grids import Grid, make_grid
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import best_grid
+from core.diffusion.paths.path import Path, PathName
+from core.diffusion.solvers.default_grids import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName, require_taken
 from core.diffusion.solvers.levels import (
     ChurnConfig,
@@ -59,16 +60,16 @@ CHAIN = make_path("ddpm_linear")
 ON_CHAINS: tuple[SolverName, ...] = ("ddpm", "langevin", "sde_dpmpp", "sde_dpmpp_2m")
 
 
-def deviation_off(solver: SolverName, times: Sequence[float]) -> float:
+def deviation_off(solver: SolverName, times: Sequence[float], path: Path = CHAIN) -> float:
     """Return by how much the deviation of the end is off, the geometric mean over variances of the data."""
-    (first,), found = levels_at(CHAIN, times[:1]), list[float]()
+    (first,), found = levels_at(path, times[:1]), list[float]()
     for variance in (0.03, 0.1, 0.3, 0.8):
 
         def exact(x: Tensor, level: Level, variance: float = variance) -> Estimate:
             data = level.alpha * variance / (level.alpha**2 * variance + level.sigma**2) * x
             return Estimate(data, (x - level.alpha * data) / level.sigma)
 
-        factors = found_by(solver, Options(), CHAIN, times, exact)
+        factors = found_by(solver, Options(), path, times, exact)
         kept = float(factors[0] ** 2) * (first.alpha**2 * variance + first.sigma**2)
         spread = kept + float(factors[2:].square().sum())
         found.append(math.log(abs((spread / variance) ** 0.5 - 1)))
@@ -85,9 +86,26 @@ def test_on_chains_default_grids_leave_less_of_the_spread_out(solver: SolverName
     """Beside even and trailing times, at 20 and 50 evaluations."""
     for evaluations in (20, 50):
         steps = evaluations // KINDS[solver].evaluations
-        assert best_grid(solver, steps, CHAIN, "v") == "straight"
-        off = {grid: deviation_off(solver, make_grid(grid, CHAIN, steps, 1.0)) for grid in GRIDS}
-        assert min(off["even"], off["trailing"]) > 1.2 * off["straight"], (evaluations, off)
+        best = best_grid(solver, steps, CHAIN, "v")
+        assert best == ("optimised" if (solver, steps) == ("sde_dpmpp_2m", 50) else "straight")
+        off = {grid: deviation_off(solver, make_grid(grid, CHAIN, steps, 1.0)) for grid in (*GRIDS, best)}
+        assert min(off["even"], off["trailing"]) > 1.2 * off[best], (evaluations, off)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", ["ddpm_cosine", "ddpm_scaled_linear", "ddpm_sigmoid"])
+@pytest.mark.parametrize("solver", ON_CHAINS)
+def test_on_no_chain_a_default_grid_leaves_more_of_the_spread_out(solver: SolverName, path: PathName) -> None:
+    """Than even and trailing times, at 10, 20 and 50 evaluations."""
+    chain = make_path(path)
+    for evaluations in (10, 20, 50):
+        steps = evaluations // KINDS[solver].evaluations
+        best = best_grid(solver, steps, chain, "v")
+        off = {
+            grid: deviation_off(solver, make_grid(grid, chain, steps, 1.0), chain)
+            for grid in ("even", "trailing", best)
+        }
+        assert off[best] <= 1.001 * min(off.values()), (evaluations, off)
 
 
 def test_langevin_steps_of_a_size_of_their_own_leave_a_bias_that_is_small() -> None:

@@ -16,6 +16,7 @@ from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName
 from core.diffusion.predictions import Prediction
+from core.diffusion.solvers.default_grids import best_grid
 from core.diffusion.solvers.kinds import KINDS, SolverName
 from core.diffusion.solvers.levels import Denoise, Estimate, Level
 from tests.core.diffusion.test_training_excess import samples, trained
@@ -61,7 +62,6 @@ def test_solvers_that_take_it_gain_on_every_chain(path: PathName) -> None:
     assert all(gain > 1.2 for (name, _), gain in found.items() if name in TAKERS), found
 
 
-GRIDS: tuple[Grid, ...] = ("even", "trailing", "straight")
 FLOW_TAKERS = {name: kind.flow_grid for name, kind in KINDS.items() if kind.flow_grid != "even"}
 FLOW_COUNTS = (8, 10, 14, 20, 30, 50)
 
@@ -147,28 +147,34 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.full
 def test_solvers_that_draw_come_nearer_to_the_data_on_their_default_grids_of_a_chain() -> None:
-    """With a trained network, at 20 and 50 evaluations, than on even times, and than on trailing ones but for
-    `sde_dpmpp_2m` in 50 steps, where what the network gets wrong is as large.
+    """With a trained network, at 20 and 50 evaluations: nearer to what it draws in a thousand steps than on
+    even times, and than on trailing ones but in 50 steps, where it is as near.
+
+    Solvers tend to the network's own distribution; from the data all are off by what it gets wrong. Two sets
+    of 24,000 draws are apart by 0.009 by themselves.
     """
-    path, denoise, count = make_path(CHAIN), learnt(), 6000
-    data = samples(count, torch.Generator().manual_seed(1)).double()
+    path, denoise, shape = make_path(CHAIN), learnt(), (24_000, *samples(1, torch.Generator()).shape[1:])
     takers = [name for name, kind in KINDS.items() if kind.is_random and kind.chain_grid == "straight"]
     assert takers == ["ddpm", "langevin", "sde_dpmpp", "sde_dpmpp_2m"]
 
-    def error(name: SolverName, grid: Grid, steps: int) -> float:
-        generator = torch.Generator().manual_seed(5)
+    def drawn(name: SolverName, grid: Grid, steps: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
 
         def draw(number: int) -> Tensor:
-            return torch.randn(data.shape, generator=generator, dtype=torch.float64)
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
 
         times = make_grid(grid, path, steps, 1.0)
-        found = KINDS[name].solve(denoise, draw(0), times, path, noise=draw)
-        return apart(found.flatten(1), data.flatten(1))
+        return KINDS[name].solve(denoise, draw(0), times, path, noise=draw).flatten(1)
 
+    limit = drawn("sde_dpmpp", "even", 1000, 77)
     for name in takers:
         for evaluations in (20, 50):
             steps = evaluations // KINDS[name].evaluations
-            off = {grid: error(name, grid, steps) for grid in GRIDS}
-            assert off["even"] > 1.05 * off["straight"], (name, evaluations, off)
-            if (name, evaluations) != ("sde_dpmpp_2m", 50):
-                assert off["trailing"] > 1.05 * off["straight"], (name, evaluations, off)
+            best = best_grid(name, steps, path, "noise")
+            off = {grid: apart(drawn(name, grid, steps, 5), limit) for grid in ("even", "trailing", best)}
+            assert off["even"] > 1.05 * off[best], (name, evaluations, off)
+            assert off["trailing"] > (1.05 if evaluations == 20 else 0.9) * off[best], (
+                name,
+                evaluations,
+                off,
+            )

@@ -10,7 +10,7 @@ import pytest
 from core.diffusion.solvers.kinds import KINDS
 from launch import cli
 from tools.bench.scheduler_peers import PEERS
-from tools.bench.solver import COMPARED, PLAIN_GRIDS
+from tools.bench.solver import COMPARED, GRID_COUNTS, PLAIN_GRIDS
 
 
 @pytest.mark.full
@@ -27,7 +27,7 @@ def test_errors_meet_their_floors_and_steps_are_timed_beside_diffusers(
     assert {f"error of {name}" for name in fixed} | grids | set(PEERS) == set(rows)
     floors = [floor for name, row in rows.items() if name not in PEERS for floor in row["floors"]]
     stepping = [name for name in fixed if not KINDS[name].is_adaptive]
-    assert len(floors) == 2 * len(COMPARED) + 2 * len(PLAIN_GRIDS) + len(stepping) + 1
+    assert len(floors) == 2 * len(COMPARED) + 2 * len(PLAIN_GRIDS) * len(GRID_COUNTS) + len(stepping) + 1
     for floor in floors:
         value, least = floor["value"], floor["floor"]
         assert value <= least if floor["at_most"] else value >= least, floor

@@ -12,6 +12,7 @@ import pytest
 from core.config.yaml_files import as_yaml, read_yaml
 from core.diffusion.paths.config import path_record
 from core.diffusion.sampling import SamplerConfig
+from core.diffusion.thresholds import ThresholdConfig
 from core.errors import UserError
 from core.run.folder import LATENTS
 from tests.tools.made_runs import make_run
@@ -97,6 +98,16 @@ def test_average_velocities_need_a_run_that_was_trained_on_them(run: Path) -> No
     trained_with(run, "objective", kind="dreaming")
     with pytest.raises(UserError, match="dreaming: expected denoising, mean_flow"):
         as_trained(PLAIN, space(run), run, (4, 1, 2, 2))
+
+
+def test_another_variance_than_the_trained_one_is_named(run: Path) -> None:
+    learned = replace(space(run), path=replace(space(run).path, name="ddpm_linear"), learned_sigma=True)
+    for variance, lines in (
+        ("auto", []),
+        ("small", ["override: sampler.variance=small, where the run was trained to predict the variance"]),
+    ):
+        sampler = SamplerConfig(solver="ddpm", variance=variance, threshold=ThresholdConfig(kind="static"))  # type: ignore[arg-type]
+        assert as_trained(sampler, learned, run, (4, 1, 2, 2))[1] == lines
 
 
 def test_times_are_shifted_as_in_training_unless_another_shift_is_given(run: Path) -> None:

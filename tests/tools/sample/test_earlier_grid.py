@@ -77,3 +77,19 @@ def test_others_are_recorded_as_they_were(
     make_run(tmp_path / "run", monkeypatch, path="ddpm_linear", prediction="v")
     sample.run(config(tmp_path / "out", sampler=sampler))
     assert "auto_grid" not in json.loads((tmp_path / "out" / "made_from.json").read_text())
+
+
+def test_a_recorded_grid_that_is_no_longer_the_default_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run", monkeypatch, path="ddpm_linear", prediction="v")
+    now = config(tmp_path / "now", sampler=SamplerConfig(solver="sde_dpmpp_2m", steps=40))
+    sample.run(now)
+    row, made_from = f"{tmp_path / 'now' / 'samples.jsonl'}[0]", tmp_path / "now" / "made_from.json"
+    record = json.loads(made_from.read_text())
+    assert record["auto_grid"] == "optimised"
+    assert sample.Config.implied({"again": row})["sampler"]["grid"] == "auto"
+    record["auto_grid"] = "straight"
+    record.pop("sha256")
+    write_json(made_from, sealed(record))
+    assert sample.Config.implied({"again": row})["sampler"]["grid"] == "straight"

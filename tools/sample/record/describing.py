@@ -13,7 +13,7 @@ from core.config.loading import to_dict
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import Path as DiffusionPath
 from core.diffusion.predictions import Prediction
-from core.diffusion.sampling import best_grid, earlier_grid
+from core.diffusion.solvers.default_grids import best_grid, earlier_grid
 from core.errors import UserError
 from core.files import sealed, write_json_once
 from core.progress import say

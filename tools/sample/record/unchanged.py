@@ -10,7 +10,8 @@ from core.checkpoint import exported
 from core.config.loading import difference, with_defaults
 from core.diffusion.paths.config import PathRecord
 from core.diffusion.paths.kinds import make_path
-from core.diffusion.sampling import SamplerConfig, best_grid
+from core.diffusion.sampling import SamplerConfig
+from core.diffusion.solvers.default_grids import best_grid
 from core.errors import UserError
 from core.run.changes import Content, Contents
 from core.run.folder import CHECKPOINTS

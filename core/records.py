@@ -76,11 +76,7 @@ def iterate(path: Path, start: int = 0) -> Iterator[Row]:
     broken = foreign = 0
     with open_regular(path) as file:
         file.seek(start)
-        while line := file.readline(LONGEST):
-            if not line.endswith(b"\n"):
-                if not _skip_line(file):
-                    break
-                line = b""
+        for line in _whole_lines(file):
             if (row := decode(line)) is None:
                 broken += 1
                 continue
@@ -112,11 +108,7 @@ def read_from(path: Path, start: int) -> tuple[list[Row], int]:
         return rows, start
     with open_regular(path) as file:
         file.seek(start)
-        while line := file.readline(LONGEST):
-            if not line.endswith(b"\n"):
-                if not _skip_line(file):
-                    break
-                line = b""
+        for line in _whole_lines(file):
             start = file.tell()
             if (row := decode(line)) is not None:
                 rows.append(row)
@@ -166,6 +158,17 @@ def end_of_lines(file: IO[bytes], stop: int) -> int:
             return begin + newline + 1
         stop = begin
     return 0
+
+
+def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines that follow in a file, b"" for one longer than LONGEST; none that has no end."""
+    while line := file.readline(LONGEST):
+        if line.endswith(b"\n"):
+            yield line
+        elif _skip_line(file):
+            yield b""
+        else:
+            return
 
 
 def _skip_line(file: IO[bytes]) -> bool:

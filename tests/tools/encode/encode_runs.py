@@ -8,6 +8,7 @@ import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,6 +41,19 @@ def make_config(raw: Dataset, encoder: Path, output: Path) -> encode.Config:
         buckets=BucketConfig(shapes=SHAPES),
         batch=3,
     )
+
+
+def captioned_config(sources: Path, output: Path, **fields: Any) -> encode.Config:
+    """Return an encoding of `raw` with the `autoencoder` and the text encoder `t5` beside it, as pictures."""
+    given = {
+        "source": str(sources / "raw"),
+        "autoencoder": sources / "autoencoder",
+        "text_encoder": str(sources / "t5"),
+        "output": output,
+        "buckets": BucketConfig(shapes=SHAPES[:1]),
+        "batch": 2,
+    }
+    return encode.Config(**given | fields)
 
 
 def content(folder: Path) -> dict[str, bytes]:

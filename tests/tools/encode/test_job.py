@@ -18,6 +18,7 @@ from core.distributed.ranks import World
 from core.errors import UserError, WorkError
 from core.faults import failpoints
 from core.files import write_json, write_text
+from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
 from data.latent.normalising import Normaliser
@@ -29,20 +30,11 @@ from data.order.buckets import NO_BUCKET, Bucket, BucketConfig
 from data.order.steps import LoaderConfig
 from data.raw.decoding import read_pixels
 from data.reindexing.from_parts import index_from_parts, scanned, views_from_parts
-from models.autoencoder import kl, store
+from models.autoencoder import store
 from tests.data.raw_datasets import damage, make_raw
+from tests.tools.encode.encode_runs import SHAPES, content, make_autoencoder, make_config
 from tools.encode import job as encode
 from tools.encode import setup
-
-AUTOENCODER = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
-SHAPES = ((1, 16, 16), (5, 16, 16))
-
-
-def make_autoencoder(folder: Path, seed: int = 0) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        store.save(kl.Autoencoder(AUTOENCODER), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +45,7 @@ def sources(tmp_path_factory) -> tuple[Dataset, Path]:
 
 @pytest.fixture
 def config(sources, tmp_path) -> encode.Config:
-    raw, encoder = sources
-    return encode.Config(
-        source=str(raw.folder),
-        autoencoder=encoder,
-        output=tmp_path / "cache",
-        buckets=BucketConfig(shapes=SHAPES),
-        batch=3,
-    )
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Return every file by name, except the config, which names the output."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "config.yaml"
-    }
+    return replace(make_config(*sources, tmp_path / "cache"), queue=QueueConfig())
 
 
 def test_the_cache_holds_the_encoders_moments_row_by_row(config, sources):

@@ -25,7 +25,7 @@ from models.autoencoder.tiling_config import TilingConfig
 from models.text import encoders
 from tests.data.samples import image_bytes, picture
 from tests.models.public_models import save_autoencoder, save_text_encoder
-from tests.tools.encode.test_job import content, make_autoencoder
+from tests.tools.encode.encode_runs import captioned_config, content, make_autoencoder
 from tools.encode import job as encode
 from tools.shard import job as shard
 
@@ -46,20 +46,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(sources: Path, output: Path, **fields: Any) -> encode.Config:
-    given = {
-        "source": str(sources / "raw"),
-        "autoencoder": sources / "autoencoder",
-        "text_encoder": str(sources / "t5"),
-        "output": output,
-        "buckets": BucketConfig(shapes=((1, 16, 16),)),
-        "batch": 2,
-    }
-    return encode.Config(**given | fields)
-
-
 def test_captions_are_in_the_cache_by_row_and_once_a_part(sources: Path, tmp_path: Path) -> None:
-    encode.run(config(sources, tmp_path / "cache"))
+    encode.run(captioned_config(sources, tmp_path / "cache"))
     cache = Dataset(tmp_path / "cache")
     cache.verify()
     encoder, raw = encoders.load(sources / "t5"), Dataset(sources / "raw")
@@ -88,27 +76,27 @@ def test_captions_are_in_the_cache_by_row_and_once_a_part(sources: Path, tmp_pat
 
 
 def test_the_index_of_text_can_be_made_again(sources: Path, tmp_path: Path) -> None:
-    encode.run(config(sources, tmp_path / "cache", flip=True))
+    encode.run(captioned_config(sources, tmp_path / "cache", flip=True))
     before = content(tmp_path / "cache")
     for name in ("index.npy", "text.npy", "flip.npy"):
         (tmp_path / "cache" / name).unlink()
     assert reindex(tmp_path / "cache").changed == ()
     assert content(tmp_path / "cache") == before
     (tmp_path / "cache" / "text.npy").write_bytes(b"damaged")
-    encode.run(config(sources, tmp_path / "cache", flip=True, action="repair"))
+    encode.run(captioned_config(sources, tmp_path / "cache", flip=True, action="repair"))
     assert content(tmp_path / "cache") == before
 
 
 def test_a_stopped_job_continues_to_the_same_text(sources: Path, tmp_path: Path) -> None:
-    encode.run(config(sources, tmp_path / "whole"))
+    encode.run(captioned_config(sources, tmp_path / "whole"))
     failpoints.arm("encode.receipt:enospc")
     try:
         with pytest.raises(OSError, match="No space left"):
-            encode.run(config(sources, tmp_path / "again"))
+            encode.run(captioned_config(sources, tmp_path / "again"))
     finally:
         failpoints.arm("")
     assert not (tmp_path / "again" / "dataset.json").exists()
-    encode.run(config(sources, tmp_path / "again"))
+    encode.run(captioned_config(sources, tmp_path / "again"))
     assert content(tmp_path / "again") == content(tmp_path / "whole")
 
 
@@ -116,17 +104,17 @@ def test_a_stopped_job_continues_to_the_same_text(sources: Path, tmp_path: Path)
 def test_other_text_is_another_cache(sources: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     if change.get("text_encoder") == "other":
         change = {"text_encoder": str(save_text_encoder(tmp_path / "other", "T5EncoderModel", seed=1))}
-    encode.run(config(sources, tmp_path / "cache"))
+    encode.run(captioned_config(sources, tmp_path / "cache"))
     with pytest.raises(UserError, match=r"text_(encoder|tokens)=.*: expected"):
-        encode.run(config(sources, tmp_path / "cache", **change))
+        encode.run(captioned_config(sources, tmp_path / "cache", **change))
 
 
 def test_other_weights_in_the_same_folder_are_refused(sources: Path, tmp_path: Path) -> None:
     folder = save_text_encoder(tmp_path / "text", "T5EncoderModel")
-    encode.run(config(sources, tmp_path / "cache", text_encoder=str(folder)))
+    encode.run(captioned_config(sources, tmp_path / "cache", text_encoder=str(folder)))
     save_text_encoder(folder, "T5EncoderModel", seed=1)
     with pytest.raises(UserError, match=r"made with text.encoder="):
-        encode.run(config(sources, tmp_path / "cache", text_encoder=str(folder)))
+        encode.run(captioned_config(sources, tmp_path / "cache", text_encoder=str(folder)))
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderKL", pytest.param("AutoencoderKLWan", marks=pytest.mark.full)])
@@ -136,7 +124,7 @@ def test_a_public_autoencoder_fills_the_cache_with_raw_moments(
     from models.autoencoder.opening import open_autoencoder
 
     folder = save_autoencoder(tmp_path / kind, kind)
-    encode.run(config(sources, tmp_path / "cache", autoencoder=folder, text_encoder=""))
+    encode.run(captioned_config(sources, tmp_path / "cache", autoencoder=folder, text_encoder=""))
     cache = Dataset(tmp_path / "cache")
     network = open_autoencoder(folder)
     made_from = cache.manifest.extra["made_from"]
@@ -150,7 +138,7 @@ def test_a_public_autoencoder_fills_the_cache_with_raw_moments(
 
 def test_an_encoder_without_distribution_stores_means(sources: Path, tmp_path: Path) -> None:
     folder = save_autoencoder(tmp_path / "dc", "AutoencoderDC")
-    wanted = config(sources, tmp_path / "cache", autoencoder=folder, text_encoder="")
+    wanted = captioned_config(sources, tmp_path / "cache", autoencoder=folder, text_encoder="")
     with pytest.raises(UserError, match=r"store=moments: expected mean, since .* gives no distribution"):
         encode.run(wanted)
     encode.run(replace(wanted, store="mean"))
@@ -159,13 +147,15 @@ def test_an_encoder_without_distribution_stores_means(sources: Path, tmp_path: P
 
 def test_clips_of_which_frames_would_be_lost_are_refused(sources: Path, tmp_path: Path) -> None:
     folder = save_autoencoder(tmp_path / "wan", "AutoencoderKLWan")
-    bad = config(sources, tmp_path / "cache", autoencoder=folder, buckets=BucketConfig(shapes=((8, 16, 16),)))
+    bad = captioned_config(
+        sources, tmp_path / "cache", autoencoder=folder, buckets=BucketConfig(shapes=((8, 16, 16),))
+    )
     with pytest.raises(UserError, match=r"8x16x16 does not suit the autoencoder: frames=8: expected 5 or 9"):
         encode.plan(bad)
 
 
 def test_tiles_are_part_of_what_the_cache_was_made_from(sources: Path, tmp_path: Path) -> None:
-    tiled = config(sources, tmp_path / "cache", text_encoder="", tiling=TilingConfig(pixels=8))
+    tiled = captioned_config(sources, tmp_path / "cache", text_encoder="", tiling=TilingConfig(pixels=8))
     encode.run(tiled)
     encode.run(replace(tiled, output=tmp_path / "whole", tiling=TilingConfig()))
     first, second = (json.loads((tmp_path / n / "dataset.json").read_text()) for n in ("cache", "whole"))

@@ -24,7 +24,6 @@ from data.latent.texts import RowTexts
 from data.loading.loader import LatentLoader
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.mixed import MixedLatents
-from data.order.buckets import BucketConfig
 from data.order.caption_choice import CaptionConfig, choose
 from data.order.steps import LoaderConfig
 from data.reindexing.reindex import reindex
@@ -32,7 +31,7 @@ from launch import cli
 from models.text import encoders
 from tests.data.samples import image_bytes, picture
 from tests.models.public_models import save_text_encoder
-from tests.tools.encode.encode_runs import content, make_autoencoder
+from tests.tools.encode.encode_runs import captioned_config, content, make_autoencoder
 from tools.encode import job as encode
 from tools.runs.encoders import CaptionEmbedder, Clock
 from tools.shard import job as shard
@@ -71,16 +70,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(sources: Path, output: Path, **fields: Any) -> encode.Config:
-    given = {
-        "source": str(sources / "raw"),
-        "autoencoder": sources / "autoencoder",
-        "text_encoder": str(sources / "t5"),
-        "output": output,
-        "buckets": BucketConfig(shapes=((1, 16, 16),)),
-        "batch": 2,
-        "text_tokens": 6,
-    }
-    return encode.Config(**given | fields)
+    return captioned_config(sources, output, **{"text_tokens": 6, **fields})
 
 
 @pytest.fixture(scope="module")

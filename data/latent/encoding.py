@@ -1,4 +1,4 @@
-"""Encode a raw dataset: one source shard becomes one part, published whole, with a receipt.
+"""Encode a raw dataset: one source shard becomes the packs of one part.
 
 A batch of the encoder never holds samples of two shards, so a part is a function of its shard and the
 settings alone: any process may encode any shard, and a killed job that continues ends with the same bytes.
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,18 +20,20 @@ from torch import Tensor
 
 from core.errors import WorkError
 from core.faults.failpoints import failpoint
-from core.files import sealed, temporaries, write_text
 from core.progress import counted
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.quarantine import QuarantineEntry
-from data.dataset.shared.shard_table import ShardRecord
 from data.latent.beside.views import Views, features_of, standing_still
-from data.latent.caption_table import captions_of, with_several
-from data.latent.checksums import crcs_of
-from data.latent.encode_job import Job, part_name
+from data.latent.encode_job import Job
 from data.latent.normalising import LatentSums
-from data.latent.pack_rows import feature_ranges, flip_rows, index_rows, still_ranges, text_rows
-from data.latent.packs import LATENT_DTYPE, PACK_SAMPLES, Absent, Pack, Shape, still_shape, write_part
+from data.latent.packs import (
+    LATENT_DTYPE,
+    PACK_SAMPLES,
+    Absent,
+    Pack,
+    Shape,
+    still_shape,
+)
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import CutCaptions, ShardTexts
 from data.media.images import to_tensor
@@ -41,37 +42,6 @@ from data.raw.decoding import read_pixels
 
 BATCHES_AHEAD = 2
 Decoded = np.ndarray | Fault
-
-
-def encode_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n: None) -> None:
-    """Write the part of one source shard, then its receipt; unusable samples go to the quarantine.
-
-    WorkError if the shard is not as long as it was: that is no matter of samples, so it is not a part.
-    """
-    job.dataset.open_shard(shard).close()
-    path = job.folder / part_name(shard)
-    for left in temporaries(path.parent, path.name):  # left by a worker that was killed while writing it
-        left.unlink(missing_ok=True)
-    part = _Part(job, shard)
-    places = write_part(path, shard, part.packs(advance))
-    shapes = sorted(set(job.shapes))
-    rows = index_rows(path, places, shard=shard, first=job.rows(shard).start, buckets=shapes)
-    record = ShardRecord.of(path, len(rows))
-    content = {
-        "record": asdict(record),
-        "rows": {name: rows[name].tolist() for name in ("offset", "size", "bucket", "label")},
-        "flips": flip_rows(places, rows).tolist() if job.flip else [],
-        "texts": text_rows(places, rows).tolist() if job.captions else [],
-        "captions": captions_of(path, places, rows).as_json() if with_several(places) else None,
-        "cut": asdict(part.cut) if job.captions else None,
-        "crcs": crcs_of(path, places, rows, job.views).tolist(),
-        "sums": asdict(part.sums) if part.sums else None,
-        "refused": [asdict(entry) for entry in part.refused],
-        **({"features": feature_ranges(places, rows)[0].tolist()} if job.pictures else {}),
-        **({"stills": still_ranges(places, rows)[0].tolist()} if job.stills else {}),
-    }
-    failpoint("encode.receipt")
-    write_text(job.receipt(shard), json.dumps(sealed(content), sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -113,7 +83,7 @@ def _read(job: Job, row: int, bucket: int) -> Decoded:
 
 
 @dataclass
-class _Part:
+class Part:
     """One part that is being encoded."""
 
     job: Job

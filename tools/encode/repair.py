@@ -19,11 +19,11 @@ from data.dataset.manifest import DatasetManifest
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import MANIFEST, QUARANTINE, write_index
 from data.latent.encode_job import RECEIPT, Job, part_name, read_receipt
-from data.latent.encoding import encode_shard
 from data.latent.pack_reading import scan_part
 from data.raw.unfinished import RECEIPTS
 from data.reindexing.from_parts import index_from_parts, sidecars_from_parts
 from tools.encode.setup import LEASES, Sharing, Take, start
+from tools.encode.shard_parts import encode_shard
 from tools.encode.state import damaged, recorded
 from tools.encode.volume import report
 

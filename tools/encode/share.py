@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from core.progress import Progress, counted, duration, say
@@ -11,7 +11,7 @@ from core.queue.leases import LeaseState
 from core.queue.work_queue import WorkQueue
 from core.run.ending import Ending
 from data.latent.encode_job import Job
-from data.latent.encoding import encode_shard
+from tools.encode.shard_parts import begin_shard
 
 
 @dataclass
@@ -30,15 +30,19 @@ class Share:
         total = len(self.job.dataset)
         self.progress = Progress(total, "encode", done=self._counted)
 
-    def encode(self, unit: str) -> None:
-        """Encode a shard, and count what the others have done by the queue's last listing."""
+    def encode(self, unit: str) -> Callable[[], None]:
+        """Encode a shard, and count what the others have done by the queue's last listing.
+
+        Returns what waits until its part is written, which goes on beside the next shard.
+        """
         self.job.quarantine.check()
         self.catch_up()
         with self.ending.allowing_signals():
-            encode_shard(self.job, int(unit), self._advance)
+            written = begin_shard(self.job, int(unit), self._advance)
         self._parts += 1
         if self._parts == 1:
             self._estimate(unit)
+        return written
 
     def wait(self, states: list[LeaseState]) -> None:
         """Say whom this worker waits for; the job can be ended here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from core.files import write_json, write_text
 from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
 from data.dataset.quarantine import read_quarantine
+from data.latent.encoding import Part
 from data.latent.normalising import Normaliser
 from data.latent.reading import LatentReader
 from data.loading.loader import LatentLoader
@@ -34,7 +36,7 @@ from models.autoencoder import store
 from tests.data.raw_datasets import damage, make_raw
 from tests.tools.encode.encode_runs import SHAPES, content, make_autoencoder, make_config
 from tools.encode import job as encode
-from tools.encode import setup
+from tools.encode import setup, shard_parts
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +200,7 @@ def test_a_job_that_was_stopped_continues_to_the_same_bytes(config, place, monke
             raise Stopped
         return value
 
-    for module in ("data.latent.encoding", "data.latent.assembly"):
+    for module in ("data.latent.encoding", "tools.encode.shard_parts", "data.latent.assembly"):
         monkeypatch.setattr(f"{module}.failpoint", fail)
     with pytest.raises(Stopped):
         encode.run(again)
@@ -206,6 +208,29 @@ def test_a_job_that_was_stopped_continues_to_the_same_bytes(config, place, monke
     (again.output / ".tmp-killed-latents-000001.tar").write_bytes(b"half")
     encode.run(again)
     assert content(again.output) == whole
+
+
+def test_the_next_shard_is_encoded_while_a_part_is_written(config, monkeypatch):
+    """The first part is only written once the first batch of the second shard has been encoded."""
+    second, plain, begun = threading.Event(), shard_parts.write_part, Part.packs
+    waited = []
+
+    def write(path, shard, packs):
+        waited.append(shard != 0 or second.wait(60))
+        return plain(path, shard, packs)
+
+    def packs(part, advance):
+        for pack in begun(part, advance):
+            if part.shard == 1:
+                second.set()
+            yield pack
+
+    monkeypatch.setattr(shard_parts, "write_part", write)
+    monkeypatch.setattr(Part, "packs", packs)
+    encode.run(config)
+    assert len(waited) > 2
+    assert all(waited)
+    Dataset(config.output).verify()
 
 
 def test_a_full_disk_leaves_nothing_half_written(config):

@@ -1,0 +1,59 @@
+"""Hand the pieces of a unit's result, as they come, to a thread that makes something of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Queue
+from typing import Generic, TypeVar
+
+WAITING = 2  # pieces for which the thread has no time yet; then who makes them waits
+
+T = TypeVar("T")
+
+
+class _Abandoned(Exception):
+    """There will be no more pieces, and nothing is to be made of those that were."""
+
+
+class HandingOver(Generic[T]):
+    """A thread that runs `take` on an iterator over the pieces.
+
+    What `take` raises is raised by the next `add`, or by `finish`.
+    """
+
+    def __init__(self, name: str, take: Callable[[Iterator[T]], None]) -> None:
+        self._pieces: Queue[tuple[T] | _Abandoned | None] = Queue(WAITING)
+        self._has_ended = False  # the thread has seen the last of them
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._taken = self._pool.submit(take, self._arriving())
+        self._taken.add_done_callback(self._drain)
+
+    def add(self, piece: T) -> None:
+        """Hand over the next piece."""
+        if self._taken.done():
+            self._taken.result()
+        self._pieces.put((piece,))
+
+    def finish(self) -> None:
+        """Wait until `take` has returned."""
+        self._pieces.put(None)
+        self._pool.shutdown()
+        self._taken.result()
+
+    def give_up(self) -> None:
+        """Have the iterator raise, and wait until the thread has ended."""
+        self._pieces.put(_Abandoned())
+        self._pool.shutdown()
+
+    def _arriving(self) -> Iterator[T]:
+        while isinstance(piece := self._pieces.get(), tuple):
+            yield piece[0]
+        self._has_ended = True
+        if piece is not None:
+            raise piece
+
+    def _drain(self, taken: Future[None]) -> None:
+        """Take what else comes where `take` ended before the pieces did, so that nobody waits for room."""
+        while not self._has_ended and isinstance(self._pieces.get(), tuple):
+            pass

@@ -32,9 +32,13 @@ class PublishedFile(TypedDict):
 
 
 class FileRow(PublishedFile):
-    """A row of the list.  request: what makes the sample again."""
+    """A row of the list.  request: what makes the sample again.
+
+    inputs: SHA-256 of the pictures and films that it was made from, by path.
+    """
 
     request: dict[str, Any]
+    inputs: NotRequired[dict[str, str]]
 
 
 def rows_of(path: Path) -> list[FileRow]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.config.yaml_files import read_recorded
 from core.errors import UserError
-from core.run.folder import CONFIG
+from core.files import sha256_file
+from core.run.folder import CHECKPOINTS, CONFIG
+
+if TYPE_CHECKING:
+    from tools.runs.sample_files import FileRow
 
 _ROW = re.compile(r"(.+)\[(\d+)\]")
 # What is made is in the row; where and how it is carried out is said anew.
@@ -18,43 +22,59 @@ KEPT = ("source", "weights", "weak", "classifier", "text_encoder", "tiling", "sa
 def settings_of(row: str) -> dict[str, Any]:
     """Return the settings of the job that made `FOLDER/samples.jsonl[N]`, and the row as its only request.
 
-    UserError where there is no such job.
+    UserError where there is no such job, or where the weights or files that the sample was made from are
+    others now.
     """
     from core.checkpoint.exported import is_export
-    from tools.runs.samples import (  # only where it is asked for: NumPy is slow to import
-        FILES,
-        read_made_from,
-    )
+    from tools.runs.sample_files import rows_of  # only where it is asked for: NumPy is slow to import
+    from tools.runs.samples import FILES, read_made_from
 
     found = _ROW.fullmatch(row)
     folder = Path(found[1]).parent if found else Path()
     made_from = read_made_from(folder) if found and Path(found[1]).name == FILES else None
     if found is None or made_from is None:
         raise UserError("again", row, f"FOLDER/{FILES}[N], row N of the list of a finished job, from 0")
-    recorded = read_recorded(folder / CONFIG)
+    recorded, rows = read_recorded(folder / CONFIG), rows_of(folder / FILES)
+    if int(found[2]) >= len(rows):
+        raise UserError("again", row, f"a row from 0 to {len(rows) - 1}")
+    _require_same_weights(row, Path(recorded["source"]), made_from)
+    _require_same_inputs(row, rows[int(found[2])])
     files = {name: value for name, value in recorded["files"].items() if name != "name"}
     checkpoint = "" if is_export(Path(recorded["source"])) else made_from["checkpoint"]
     kept = {name: recorded[name] for name in KEPT if name in recorded}
     kept["precision"] = made_from.get("precision", "fp32")
-    kept["sampler"] = _with_its_grid(kept["sampler"], made_from, folder, int(found[2]))
+    kept["sampler"] = _with_its_grid(kept["sampler"], made_from, rows[int(found[2])])
     return {**kept, "checkpoint": checkpoint, "files": files, "requests": row}
 
 
-def _with_its_grid(
-    sampler: dict[str, Any], made_from: dict[str, Any], folder: Path, number: int
-) -> dict[str, Any]:
-    """Return a recorded sampler with the times of file `number`, where `auto` takes others today."""
+def _require_same_weights(row: str, source: Path, made_from: dict[str, Any]) -> None:
+    from core.checkpoint.exported import is_export
+    from tools.runs.loaded_run import manifest_hash
+
+    place = source if is_export(source) else source / CHECKPOINTS / made_from["checkpoint"]
+    now, was = manifest_hash(place), made_from["manifest_sha256"]
+    if now not in ("", was):
+        raise UserError("again", row, f"{place} with manifest {was[:12]}, as then; now it is {now[:12]}")
+
+
+def _require_same_inputs(row: str, made: FileRow) -> None:
+    for path, was in made.get("inputs", {}).items():
+        now = sha256_file(Path(path)) if Path(path).is_file() else "not there"
+        if now != was:
+            raise UserError("again", row, f"{path} with SHA-256 {was[:12]}, as then; now it is {now[:12]}")
+
+
+def _with_its_grid(sampler: dict[str, Any], made_from: dict[str, Any], made: FileRow) -> dict[str, Any]:
+    """Return a recorded sampler with the times of the file, where `auto` takes others today."""
     from core.diffusion.paths.config import PathRecord
     from core.diffusion.paths.kinds import make_path
     from core.diffusion.solvers.default_grids import best_grid, earlier_grid
     from tools.runs.path_record import SCHEDULE
-    from tools.runs.sample_files import rows_of
-    from tools.runs.samples import AUTO_GRID, FILES
+    from tools.runs.samples import AUTO_GRID
 
     if sampler.get("grid", "auto") != "auto" or sampler.get("times"):
         return sampler
-    rows, latents = rows_of(folder / FILES), made_from["latents"]
-    asked = {**sampler, **(rows[number]["request"] if number < len(rows) else {})}
+    latents, asked = made_from["latents"], {**sampler, **made["request"]}
     path = make_path(PathRecord.of(latents["path"], latents.get(SCHEDULE)))
     known = asked["solver"], asked["steps"], path, latents["prediction"]
     then = earlier_grid(*known) if "grid" in sampler else "even"

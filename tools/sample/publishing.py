@@ -106,7 +106,9 @@ def file_rows(job: Job, parts: FileParts) -> Iterator[dict[str, Any]]:
         made = task.stated() | ({} if task.to_number is None else {"toward": float(schedule.toward[index])})
         classifier = job.guiding.classifier
         guided = {"classifier": classifier.saved.weights_sha256} if classifier else {}
-        yield {**rows[index], **guided, "request": {**request, **numbers, **fps, **settings, **made}}
+        inputs = {path: job.asked.files[path] for path in task.places.values()}
+        known_by = {**guided, **({"inputs": inputs} if inputs else {})}
+        yield {**rows[index], **known_by, "request": {**request, **numbers, **fps, **settings, **made}}
 
 
 def draw(job: Job, parts: Store) -> None:

@@ -155,6 +155,32 @@ def test_films_are_decoded_once_however_many_batches_they_are_given_to(
     assert (len(decoded), len(encoded)) == (2, 1)
 
 
+def test_a_sample_is_not_made_again_from_another_picture_or_of_other_weights(
+    run: Path, tmp_path: Path
+) -> None:
+    start = TaskConfig(image=picture(tmp_path / "p.png"), start_time=0.5)
+    first = make(run, "first", start)
+    rows = tmp_path / "first/samples.jsonl"
+
+    def again(row: int = 1) -> sample.Config:
+        words = [f"again={rows}[{row}]", f"output={tmp_path / 'again'}", "device=cpu"]
+        return load(sample.Config, overrides=words)
+
+    sample.run(again())
+    assert np.array_equal(decode_image((tmp_path / "again/000000.png").read_bytes()), first[1])
+    with pytest.raises(UserError, match=r"again=.*\[2\]: expected a row from 0 to 1"):
+        again(2)
+    manifest = run / "checkpoints/step-00000007.0/manifest.json"
+    kept = manifest.read_text()
+    manifest.write_text('{"number": 2}')
+    with pytest.raises(UserError, match=r"again=.*with manifest \w{12}, as then; now it is \w{12}"):
+        again()
+    manifest.write_text(kept)
+    picture(tmp_path / "p.png", seed=3)
+    with pytest.raises(UserError, match=r"again=.*p\.png with SHA-256 \w{12}, as then; now it is \w{12}"):
+        again()
+
+
 def test_frames_between_given_ones_are_made(run: Path, tmp_path: Path) -> None:
     every = TaskConfig(given=film(tmp_path / "all.mkv", FRAMES), given_every=2)
     one, other = make(run, "every", every, frames=FRAMES)

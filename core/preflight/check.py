@@ -10,11 +10,12 @@ from statistics import median
 
 from core import environment
 from core.distributed import ranks
+from core.distributed.outcomes import first_problem, gather_to_first
 from core.distributed.ranks import World
 from core.errors import PEER_LOST, WorkError
 from core.files import write_json
 from core.preflight.facts import Facts, measure
-from core.preflight.judging import judge
+from core.preflight.judging import Findings, judge
 from core.preflight.links import measure_links
 from core.progress import counted, say, size
 from core.run import ends
@@ -34,13 +35,13 @@ def look_over_nodes(world: World, output: Path) -> None:
     started = time.perf_counter()
     ranks.on_first_rank(lambda: (output / LOGS).mkdir(parents=True, exist_ok=True))
     ranks.barrier()  # clocks are read together
-    facts = ranks.on_every_rank(lambda: measure(world, output))[world.rank]
-    found = ranks.gather_objects(replace(facts, links=measure_links(world)))
-    findings = judge(found)
-    taken = time.perf_counter() - started
-    if ranks.is_first():
-        _record(output, found, findings.unfit, findings.warnings)
-    say(_summary(found, taken))
+    facts, failure = _measured(world, output)
+    if found := first_problem(failure):
+        raise WorkError(found[1])
+    assert facts is not None
+    gathered = gather_to_first(replace(facts, links=measure_links(world)))
+    findings, summary = ranks.on_first_rank(lambda: _judged(gathered, output, started))
+    say(summary)
     for warning in findings.warnings:
         say(f"warning: preflight: {warning}")
     if findings.unfit:
@@ -50,6 +51,22 @@ def look_over_nodes(world: World, output: Path) -> None:
         raise WorkError(f"preflight: {reason}")
     if findings.stop:
         raise WorkError(f"preflight: {findings.stop}")
+
+
+def _measured(world: World, output: Path) -> tuple[Facts | None, str]:
+    """Return the facts of this rank, or why they could not be measured."""
+    try:
+        return measure(world, output), ""
+    except (WorkError, OSError) as error:
+        return None, str(error)
+
+
+def _judged(found: Sequence[Facts], output: Path, started: float) -> tuple[Findings, str]:
+    """Compare all ranks and record them, on the first one; return the findings and a line about all."""
+    findings = judge(found)
+    taken_s = time.perf_counter() - started
+    _record(output, found, findings.unfit, findings.warnings)
+    return findings, _summary(found, taken_s)
 
 
 def _record(output: Path, found: Sequence[Facts], unfit: dict[str, str], warnings: Sequence[str]) -> None:

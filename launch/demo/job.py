@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
+from core.files import instead
 from core.progress import duration, say
 from core.run.claim import claim
 from core.run.folder import SCORES
@@ -65,6 +66,17 @@ class Config:
             if not self.source and getattr(self, name) != usual:
                 expected = f"{usual!r}, or source=your folder: the built-in digits have a recipe of their own"
                 raise UserError(name, getattr(self, name), expected)
+        self._require_sound_folders()
+
+    def _require_sound_folders(self) -> None:
+        """Refuse at once what a stage would refuse after minutes of work."""
+        source, encoder = Path(self.source).resolve(), Path(self.text_encoder)
+        if self.source and source.is_dir() and Path(self.output).resolve().is_relative_to(source):
+            raise UserError("output", self.output, f"a folder outside of the source {self.source}")
+        places = encoder, encoder / "text_encoder"
+        if self.text_encoder and not any((place / "config.json").is_file() for place in places):
+            expected = "a folder with config.json, or with text_encoder/config.json"
+            raise UserError("text_encoder", self.text_encoder, f"{expected}{instead(encoder)}")
 
     def chain(self) -> Chain:
         """Return the stages that this demo is made of."""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from core.errors import WorkError
+from core.errors import UserError, WorkError
 from data.media.images import encode_mp4, encode_png
 from data.raw.ingest import list_source
 from launch.demo import job
@@ -81,3 +81,13 @@ def test_a_folder_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(WorkError, match=r"none of 1 sample looked at can be read; `longtake shard` says why"):
         foresight.foresee(list_source(tmp_path), 10, 2, tiny=True, text_encoder="")
+
+
+def test_what_a_later_stage_would_refuse_is_refused_at_once(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"output=.*: expected a folder outside of the source"):
+        job.Config(source=str(source), output=str(source / "demo"))
+    expected = (
+        r"text_encoder=google/umt5-xxl: expected a folder with config.json, .*hf download google/umt5-xxl"
+    )
+    with pytest.raises(UserError, match=expected):
+        job.Config(source=str(source), output=str(tmp_path / "demo"), text_encoder="google/umt5-xxl")

@@ -50,7 +50,6 @@ def layers(monkeypatch: pytest.MonkeyPatch) -> type[nn.Linear]:
 
     monkeypatch.setattr(MxFp8Linear, "kernel_preference", KernelPreference.EMULATED)
     monkeypatch.setattr(kinds, "unsupported", lambda kind, device: "")
-    monkeypatch.setattr(F, "linear", torch._C._nn.linear)
     return MxFp8Linear
 
 

@@ -62,15 +62,16 @@ DEVICES = (
     _device(*("B300", r"NVIDIA B300.*", 2250, 288, 8.0, 900, 0), source="NVIDIA HGX B300 data sheet"),
     _device(*("GB300", r"NVIDIA GB300.*", 2500, 288, 8.0, 900, 0), source="NVIDIA GB300 NVL72 data sheet"),
     _device(
-        *("MI300X", r"AMD Instinct MI300X", 1307.4, 192, 5.3, 448, 750),
+        *("MI300X", r"AMD Instinct MI300X( OAM| VF)?", 1307.4, 192, 5.3, 448, 750),
         source="AMD Instinct MI300X data sheet",
     ),
     _device(
-        *("MI325X", r"AMD Instinct MI325X", 1307.4, 256, 6.0, 448, 1000),
+        *("MI325X", r"AMD Instinct MI325X( OAM| VF)?", 1307.4, 256, 6.0, 448, 1000),
         source="AMD Instinct MI325X data sheet",
     ),
     _device(
-        *("MI355X", r"AMD Instinct MI355X", 2500, 288, 8.0, 0, 1400), source="AMD Instinct MI355X data sheet"
+        *("MI355X", r"AMD Instinct MI355X( OAM| VF)?", 2500, 288, 8.0, 0, 1400),
+        source="AMD Instinct MI355X data sheet",
     ),
 )
 NAMES = tuple(device.name for device in DEVICES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from core.config.loading import load
 from core.distributed.ranks import World
 from core.errors import UserError
+from core.run.folder import ATTENTION
 from tests.integration.tiny_run import MODEL, STEP, command, finish, rows
 from tests.tools.train.opened import load_data, open_checked
 from tools.train.claimed_run import Data
@@ -56,6 +58,24 @@ def test_two_ranks_that_share_tokens_take_the_steps_of_one(
 ) -> None:
     fields = ("processes=2", "engine.sequence_parallel=2", "engine.activation_checkpointing=every_k")
     assert_same_steps(one_rank, trained(cache, tmp_path / "run", *fields)[0])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.full
+def test_a_ring_takes_the_steps_of_one_rank_by_a_kernel_that_it_keeps(cache: Path, tmp_path: Path) -> None:
+    heads = ("model.heads=3", "model.width=24")
+    one, _ = trained(cache, tmp_path / "one", *heads)
+    ring = (*heads, "processes=2", "engine.sequence_parallel=2")
+    run, output = trained(cache, tmp_path / "ring", *ring)
+    assert "attention: by a ring, since 2 ranks cannot share 3 heads evenly" in output
+    assert "attention: sdpa_flash for 64 tokens in a ring (auto)" in output
+    assert_same_steps(one, run)
+    recorded = json.loads((run / ATTENTION).read_text())
+    assert set(recorded.values()) == {"sdpa_flash"}
+    assert all(key.endswith("tokens in a ring") for key in recorded)
+    named, output = trained(cache, tmp_path / "named", *ring, "model.attention=math")
+    assert "attention: math for 64 tokens in a ring\n" in output
+    assert_same_steps(one, named)
 
 
 def test_a_group_that_ranks_cannot_form_is_refused_before_work_starts(cache: Path) -> None:

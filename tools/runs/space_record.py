@@ -12,6 +12,7 @@ from core.errors import UserError, WorkError
 from core.files import instead
 from core.reading import json_files
 from core.reading.json_scalars import U16, U32, Range
+from core.run.claim import job_of
 from core.run.folder import LATENTS
 
 TEXT_FOLDER = "text_folder"  # in latents.json; it may move
@@ -104,5 +105,7 @@ def space_file(run: Path) -> Path:
     """Return the path of the `latents.json` of a run or an export; UserError if it is neither."""
     path = run / LATENTS
     if not path.is_file():
-        raise UserError("source", run, f"the folder of a training run (with {LATENTS}){instead(run)}")
+        job = job_of(run)
+        found = instead(run) or (f"; this is an output of {job}" if job else "")
+        raise UserError("source", run, f"the folder of a training run (with {LATENTS}){found}")
     return path

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from core.config.yaml_files import HEADER
 from core.diffusion.sampling import SamplerConfig
 from core.errors import UserError, WorkError
 from data.media.images import decode_image, decode_video
@@ -167,6 +168,11 @@ def test_a_size_that_the_patch_does_not_divide_is_refused_in_pixels(
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected the folder of a training run \(with latents.json\)"):
         sample.run(config(tmp_path / "nothing", "out"))
+    other = tmp_path / "autoencoder"
+    other.mkdir()
+    (other / "config.yaml").write_text(f"{HEADER}train-autoencoder\n")
+    with pytest.raises(UserError, match=r"latents.json\); this is an output of train-autoencoder$"):
+        sample.run(config(other, "out"))
 
 
 def test_a_checkpoint_that_the_run_does_not_have_is_refused_before_any_work(run: Path) -> None:

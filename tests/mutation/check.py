@@ -43,8 +43,8 @@ TESTS = {
         "tests/core/faults/test_spikes.py",
         "tests/core/faults/test_incident_rules.py",
     ],
-    "core/philox.py": ["tests/core/test_draws.py"],
     "core/permutations.py": ["tests/core/test_draws.py"],
+    "core/philox.py": ["tests/core/test_draws.py"],
     "core/queue/dead_owners.py": ["tests/core/queue/test_dead_owners.py"],
     "core/queue/failures.py": [
         "tests/core/queue/test_work_queue.py",

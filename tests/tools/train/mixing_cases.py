@@ -81,7 +81,7 @@ def noisy(case: Case, draws: OnDevice | None, mixer: Mixer | None, device: torch
     place = torch.arange(count)
     batch = Batch(x, place * 2**38 + 5, place, torch.ones(count), Condition(label=place)).to(device)
     known: Any = {"frame_condition": case.frame_condition, "frames_per_level": case.unit}
-    known["stills"] = (lambda batch: stills.to(device)) if case.has_stills else None
+    known["stills"] = (lambda batch: stills.to(device, non_blocking=True)) if case.has_stills else None
     objective = LatentObjective(case.objective, case.normaliser, **known)
     if mixer is not None:
         objective.mix_by(mixer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,25 @@ from core.config.loading import load
 from core.diffusion.frames.training_levels import wide
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.mixer import Ingredients, Mixed
+from core.diffusion.paths import kinds as paths
 from core.diffusion.timesteps import TimestepConfig
 from core.draws import Draws
 from core.philox import TensorDraws
 from data.latent.normalising import Normaliser
 from tests.integration.tiny_run import MODEL, STEP, make_autoencoder, make_latents, rows
+from tests.stand_in_gpu import GPU, OnGpu, gpu
 from tests.tools.train.mixing_cases import CASES, apart, noisy
 from tools.train.config import Config
 from tools.train.job import run
 from tools.train.objective import LatentObjective
+
+TABLE = "core/diffusion/paths/chain.py:_ends_on (to cuda:0)"  # of a chain, once in a process
+
+
+@pytest.fixture(autouse=True)
+def _plain() -> Iterator[None]:
+    yield
+    paths._made.cache_clear()  # a GPU that is real may come next
 
 
 class TensorMixer:
@@ -44,15 +55,17 @@ class TensorMixer:
         latents = (mean - given.mean[None, :, :, None, None]) / given.std[None, :, :, None, None]
         if given.is_picture is not None:
             assert given.still is not None
-            last = (torch.arange(frames) >= frames - given.unit)[None] & given.is_picture[:, None]
+            last = (torch.arange(frames, device=mean.device) >= frames - given.unit)[None] & given.is_picture[
+                :, None
+            ]
             latents = torch.where(wide(last), given.still, latents)
         noise = device.normal(given.noise, count).reshape(mean.shape)
         alpha, sigma, of_data, of_noise = given.levels[:, :, None, :, None, None]
         x_t, target = alpha * latents + sigma * noise, of_data * latents + of_noise * noise
-        shown = None if given.frame_mask is None else latents * wide(given.frame_mask)
+        kept = None if given.frame_mask is None else latents * wide(given.frame_mask)
         if keeps_all:
-            return Mixed(x_t, target, latents, noise, shown)
-        return Mixed(x_t.to(self.dtype), target, None, None, None if shown is None else shown.to(self.dtype))
+            return Mixed(x_t, target, latents, noise, kept)
+        return Mixed(x_t.to(self.dtype), target, None, None, None if kept is None else kept.to(self.dtype))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -86,6 +99,15 @@ def test_given_frames_are_copied_at_time_0() -> None:
     assert is_given.any()
     assert torch.equal(found.x_t[is_given], given[is_given])
     assert not found.target[is_given].any()
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_waits_for_the_gpu_in_noising(name: str, is_mixed: bool) -> None:
+    with gpu() as waits:
+        found = noisy(CASES[name], None, TensorMixer() if is_mixed else None, GPU)
+        assert isinstance(found.x_t, OnGpu)
+        assert [wait for wait in waits if wait != TABLE] == []
 
 
 class Operations(TorchDispatchMode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from core.batch import Condition
+from core.checkpoint.weights import choose, require_held
 from core.diffusion.guidance.config import GuideConfig
 from core.diffusion.guidance.guides import Guides
 from core.distributed.sequence import SequenceGroup
 from core.errors import UserError, below
 from models.denoisers.skipping import WithoutBlocks
-from tools.runs.loaded_run import LoadedRun, open_run
+from tools.runs.loaded_run import LatentSpace, LoadedRun, open_run, recorded_network
 from tools.sample.config import WeakConfig
 from tools.sample.noisy_classifiers.opening import OpenClassifier
 from tools.sample.prompts import Prompts
@@ -48,12 +49,33 @@ def open_weak(
         weak = open_run(
             Path(config.source), config.checkpoint or begun, config.weights, device, dtype, sequence
         )
-        for field in ALIKE:
-            if (theirs := getattr(weak.space, field)) != (ours := getattr(trained.space, field)):
-                here, there = (getattr(value, "shown", value) for value in (ours, theirs))
-                expected = f"a run like the other, with {field}={here}; this one has {there}"
-                raise UserError("source", config.source, expected)
+        _require_alike(config.source, weak.space, trained.space)
     return weak
+
+
+def look_at_others(weak: WeakConfig, guides: Sequence[GuideConfig], space: LatentSpace, source: Path) -> None:
+    """Refuse a weaker network and blocks to leave out that a run cannot be guided by; weights are not read.
+
+    source: the folder of the run.
+    """
+    if weak.source:
+        with below("weak"):
+            _require_alike(weak.source, LatentSpace.read(Path(weak.source)), space)
+            require_held(choose(Path(weak.source), weak.checkpoint), weak.weights)
+    if any(guide.skip_blocks for guide in guides):
+        with torch.device("meta"):
+            network = recorded_network(source).build()
+        for guide in guides:
+            with below("sampler.guide"):
+                WithoutBlocks(network, guide.skip_blocks)
+
+
+def _require_alike(source: str, theirs: LatentSpace, ours: LatentSpace) -> None:
+    for field in ALIKE:
+        if (other := getattr(theirs, field)) != (own := getattr(ours, field)):
+            here, there = (getattr(value, "shown", value) for value in (own, other))
+            expected = f"a run like the other, with {field}={here}; this one has {there}"
+            raise UserError("source", source, expected)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def plan(config: Config) -> list[str]:
     from tools.runs.loaded_run import LatentSpace
     from tools.runs.objective_kind import maps_to_data
     from tools.sample.conditions import as_trained, require_trained, untrained_frames
+    from tools.sample.guiding import look_at_others
     from tools.sample.noisy_classifiers.opening import look as look_at_classifier
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
     from tools.sample.requests.fitting import idle_guidance, make_schedule, mixed_ways
@@ -50,6 +51,7 @@ def plan(config: Config) -> list[str]:
     require_held(checkpoint, config.weights)
     schedule = make_schedule(settings, read_asked(settings), space, source)
     look_at_classifier(config.classifier, space)
+    look_at_others(config.weak, [form.sampler.guide for form in schedule.forms], space, source)
     lines, path = list[str](), make_path(space.path)
     for number, form in enumerate(schedule.forms):
         with below("sampler"):
@@ -80,8 +82,11 @@ def form_lines(
         size.height or size.width
     )
     guidance = f", guidance {sampler.guidance:g}" if sampler.guidance != 1 else ""
-    by_classifier = sampler.guide.classifier
-    guidance += f", classifier guidance {by_classifier:g}" if by_classifier else ""
+    guide = sampler.guide
+    guidance += f", guidance {guide.weak:g} away from the weaker network" if guide.weak != 1 else ""
+    blocks = ", ".join(map(str, guide.skip_blocks))
+    guidance += f", guidance {guide.skip:g} away from it without blocks {blocks}" if blocks else ""
+    guidance += f", classifier guidance {guide.classifier:g}" if guide.classifier else ""
     return [
         f"{what}{pixels}: {sampler.steps} steps of {sampler.solver}{guidance}, in batches of {batch}; "
         f"errors of the network enlarged at most {largest:.3g}-fold by a step"

@@ -212,3 +212,20 @@ def test_own_scales_need_nulls_that_were_trained(run: Path) -> None:
 def test_shares_of_what_was_trained_without(run: Path, dropped_parts: tuple[str, ...], share: float) -> None:
     space = replace(LatentSpace.read(run), **dropped(0.1, 0, 0.2, (0.1, 0.28)))
     assert space.share_without(dropped_parts) == pytest.approx(share)
+
+
+def test_a_dry_run_says_and_refuses_what_further_networks_guide(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(**fields: Any) -> list[str]:
+        return sample.plan(sample.Config(source=str(run), output=str(tmp_path / "out"), **fields))
+
+    weak, blocks = GuideConfig(weak=2.0), GuideConfig(skip=2.0, skip_blocks=(7,))
+    own = WeakConfig(source=str(run), weights="raw")
+    (line,) = [line for line in planned(sampler=SamplerConfig(guide=weak), weak=own) if "steps of" in line]
+    assert ", guidance 2 away from the weaker network, in batches of" in line
+    with pytest.raises(UserError, match=r"^sampler.guide.skip_blocks=7: expected 0 to 0, the blocks"):
+        planned(sampler=SamplerConfig(guide=blocks))
+    other = make_run(tmp_path / "other", monkeypatch, path="edm", prediction="edm")
+    with pytest.raises(UserError, match=r"^weak.source=.*: expected a run like the other, with path="):
+        planned(sampler=SamplerConfig(guide=weak), weak=WeakConfig(source=str(other)))

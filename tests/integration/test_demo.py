@@ -107,9 +107,11 @@ def test_plan_names_every_command() -> None:
 def test_plan_of_a_folder_that_is_not_packed_yet(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/a.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
-    lines = demo.plan(demo.Config(source=str(tmp_path / "mine"), output=str(tmp_path / "new")))
-    assert lines[0].startswith("shard: python -m launch shard")
-    assert lines[2:] == [f"{name}: depends on what `shard` finds" for name in NAMES[2:]]
+    lines = demo.plan(demo.Config(source=str(tmp_path / "mine"), output=str(tmp_path / "new"), scale="tiny"))
+    assert lines[0].startswith("the folder: 1 image, 0 videos, 0 classes")
+    stages = lines[next(n for n, line in enumerate(lines) if line.startswith("shard: ")) :]
+    assert stages[0].startswith("shard: python -m launch shard")
+    assert stages[2:] == [f"{name}: depends on what `shard` finds" for name in NAMES[2:]]
 
 
 def test_what_is_for_a_folder_is_refused_for_the_digits() -> None:

@@ -1,4 +1,4 @@
-"""A rank that starts, saves and gathers, and prints how many sockets it has then."""
+"""A rank that starts, saves and gathers, and prints how many sockets it has then, and descriptors in all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from core.distributed import ranks
 from core.run.ending import end_with
 
 
-def sockets() -> int:
-    """Return how many sockets this process has open."""
+def opened() -> tuple[int, int]:
+    """Return how many sockets this process has open, and how many descriptors in all."""
     links = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    return sum(os.readlink(link).startswith("socket:") for link in links if os.path.islink(link))
+    there = [os.readlink(link) for link in links if os.path.islink(link)]  # the listing's own has gone
+    return sum(target.startswith("socket:") for target in there), len(there)
 
 
 def start(words: Sequence[str]) -> None:
@@ -34,7 +35,7 @@ def start(words: Sequence[str]) -> None:
         snapshot = Snapshot(world.rank, world.size, tensors, {}, {"": layout}, state)
         write_checkpoint(Path(words[0]) / "step-1", snapshot, number=1, may_commit=lambda: None, group=group)
         assert ranks.gather_objects(world.rank) == list(range(world.size))
-        print(sockets())
+        print(*opened())
         ranks.stop(world)
         return 0
 

@@ -13,6 +13,7 @@ from tools.runs.memory.run_memory import MemoryOfRun, Planned
 
 LONGEST = 1e13  # numbers of a sample times parameters: up to here a CPU takes seconds
 ON_A_GPU = 100  # times that many there
+LARGEST = 5e8  # parameters of a network that is built for smaller samples: 4 GB with gradients
 
 
 def hours_line(memory: MemoryOfRun, world: World, steps: int, epoch: int) -> str:
@@ -23,7 +24,8 @@ def hours_line(memory: MemoryOfRun, world: World, steps: int, epoch: int) -> str
     planned = memory.planned[0]
     plan = planned.plan
     most = LONGEST * (ON_A_GPU if world.device.type == "cuda" else 1) / memory.numbers
-    found = {number: _to_time(planned, number, most) for number in planned.used}
+    is_small = memory.numbers <= LARGEST
+    found = {number: _to_time(planned, number, most, is_small=is_small) for number in planned.used}
     timed = {number: each for number, each in found.items() if each is not None}
     if len(timed) < len(found):
         return (
@@ -48,11 +50,14 @@ def hours_line(memory: MemoryOfRun, world: World, steps: int, epoch: int) -> str
     )
 
 
-def _to_time(planned: Planned, number: int, most: float) -> tuple[Pass, float] | None:
-    """Return a pass to be timed, and how many times its work a sample is; None where each takes too long."""
+def _to_time(planned: Planned, number: int, most: float, *, is_small: bool) -> tuple[Pass, float] | None:
+    """Return a pass to be timed, and how many times its work a sample is; None where each takes too long.
+
+    is_small: whether the network may be built for a smaller sample.
+    """
     if torch.Size(planned.shapes[number]).numel() <= most:
         return planned.passes(number, 1), 1.0
-    return planned.smaller(number, most)
+    return planned.smaller(number, most) if is_small and most >= 1 else None
 
 
 def pass_seconds(make: Pass, dtype: torch.dtype, device: torch.device) -> float:

@@ -73,10 +73,16 @@ class Life:
 
 
 class Silence:
-    """How long watched ranks have given no sign of life, as this wait has observed."""
+    """How long watched ranks have given no sign of life, as this wait has observed.
 
-    def __init__(self, life: Life, clock: Callable[[], float] = time.monotonic) -> None:
+    patience_s: of this wait; None is that of `life`.
+    """
+
+    def __init__(
+        self, life: Life, clock: Callable[[], float] = time.monotonic, patience_s: float | None = None
+    ) -> None:
         self._life, self._clock = life, clock
+        self._patience_s = life.patience_s if patience_s is None else patience_s
         self._signs: Sequence[bytes] = [b""] * len(life.watched)
         self._since = [clock()] * len(life.watched)
 
@@ -86,12 +92,17 @@ class Silence:
         for place, rank in enumerate(self._life.watched):
             if signs[place] != self._signs[place]:
                 self._since[place] = now
-            elif now - self._since[place] > self._life.patience_s:
+            elif now - self._since[place] > self._patience_s:
                 raise PeerLost(
                     f"rank {rank} has given no sign of life for {now - self._since[place]:.0f} s while "
                     "others waited for it"
                 )
         self._signs = signs
+
+
+def silence(patience_s: float) -> Silence | None:
+    """Return how long others are silent from now on; None for a rank that is alone."""
+    return Silence(_life, patience_s=patience_s) if _life is not None else None
 
 
 def begin(patience_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from core.distributed.waiting import Life, Silence
 from core.errors import PEER_LOST, PeerLost, RankFailed
 from core.faults.failpoints import VARIABLE
 from tests.core.ranks import finish, run_ranks, start_ranks
@@ -28,7 +30,7 @@ with pytest.MonkeyPatch.context() as patch:
     fields = ("count=2", "batch=1", "frames=9", "sampler.steps=2", "sampler.guidance=2", "device=cpu")
     cli.main(["sample", str(run), f"output={folder / 'made'}", "sequence_parallel=2", *fields])
 """
-IN_TIME_S = 180  # far less than the half hour that a collective waits
+IN_TIME_S = 300  # far less than the half hour that a collective waits
 
 
 def ended(folder: Path, fault: str) -> list[tuple[int, str]]:
@@ -75,7 +77,7 @@ def test_a_process_that_does_not_come_out_by_itself_is_ended(capsys: pytest.Capt
         statuses.append(status)
         gone.set()
 
-    fails, waits = (Fate(store, rank, 2, end, grace_s=0.2) for rank in (1, 0))
+    fails, waits = (Fate(store, rank, 2, None, end, grace_s=0.2) for rank in (1, 0))
     with pytest.raises(RankFailed, match="memory ran out on rank 1 of the 2"), fails.shared():
         raise torch.OutOfMemoryError("CUDA out of memory")
     with waits.leaving():  # as in a collective that the other will never come to
@@ -86,6 +88,24 @@ def test_a_process_that_does_not_come_out_by_itself_is_ended(capsys: pytest.Capt
         pytest.fail("nothing more is computed")
     for fate in (fails, waits):
         fate.close()
+
+
+def test_a_rank_that_is_silent_is_lost_to_those_that_wait(capsys: pytest.CaptureFixture[str]) -> None:
+    store, statuses, gone = dist.HashStore(), list[int](), threading.Event()
+    life, passed = Life(store, 0, 2, patience_s=1800.0), itertools.count(step=10)
+    silence = Silence(life, lambda: float(next(passed)), patience_s=120.0)
+
+    def end(status: int) -> None:
+        statuses.append(status)
+        gone.set()
+
+    fate = Fate(store, 0, 2, silence, end, grace_s=0.2)
+    with fate.leaving():
+        assert gone.wait(60)
+    assert statuses == [PEER_LOST]
+    assert "rank 1 has given no sign of life for 1" in capsys.readouterr().err
+    fate.close()
+    life.end()
 
 
 def test_what_is_no_failure_of_a_rank_passes() -> None:

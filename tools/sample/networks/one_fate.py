@@ -2,8 +2,10 @@
 
 One that fails inside a network leaves the others in a collective that it will never come to, and to try again
 it would need them. So it says at the store where the ranks met that it has failed, and no rank goes on. On
-CPUs its end breaks the connections of the others, which raises there. On GPUs a collective may wait on, hence
-a thread of every rank looks at the store, and ends a process that has not come out by itself.
+CPUs its end breaks the connections of the others, which raises there. On GPUs, or where a connection was not
+made yet, a collective may wait on, hence a thread of every rank looks at the store, and ends a process that
+has not come out by itself. A rank that is killed says nothing; it is missed by its signs of life
+(`core/distributed/waiting.py`).
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from core.distributed.waiting import Silence
 from core.errors import PEER_LOST, PeerLost, RankFailed, UserError, WorkError
 from core.run import ends
 from core.run.last_line import tell
 
 KEY = "longtake/sample/failed"
 LOOK_S = 1.0  # between two looks at the store
-GRACE_S = 10.0  # for a process to come out of a collective by itself
+GRACE_S = 5.0  # for a process to come out of a collective by itself
+LOST_S = 120.0  # without a sign of life: a rank that computes gives one every 5 s
 ADVICE = "a smaller batch, sampler.guide.together=false or more ranks take less memory each"
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory")  # torch's allocator on a CPU
 
@@ -31,7 +35,7 @@ _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory")  # torch's a
 class Fate:
     """A watch by which ranks that compute together end together; this one is `rank` of `size`.
 
-    store: where the ranks met.  end: ends the process with a status.
+    store: where the ranks met.  silence: of the others.  end: ends the process with a status.
     """
 
     def __init__(
@@ -39,11 +43,12 @@ class Fate:
         store: Any,
         rank: int,
         size: int,
+        silence: Silence | None = None,
         end: Callable[[int], object] = os._exit,
         grace_s: float = GRACE_S,
     ) -> None:
         self._store, self._rank, self._size, self._end, self._grace_s = store, rank, size, end, grace_s
-        self._inside = 0
+        self._silence, self._inside = silence, 0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="fate of ranks", daemon=True)
         self._thread.start()
@@ -134,18 +139,29 @@ class Fate:
         is_said = isinstance(error, UserError | WorkError)
         return f"{which} failed: {reason if is_said else f'{type(error).__name__}: {reason}'}"
 
+    def _lost(self) -> str:
+        """Say which rank has been silent for too long; "" for none."""
+        if self._silence is not None:
+            try:
+                self._silence.require_signs()
+            except PeerLost as error:
+                return str(error)
+        return ""
+
     def _watch(self) -> None:
         """End this process where a rank has failed, and this one does not come out of what it is in."""
         since: float | None = None
         while not self._closed.wait(min(LOOK_S, self._grace_s / 4)):
-            failed = self._failure() if self._inside else None
-            if failed is None:
+            failed, lost = self._failure(), self._lost()
+            if not self._inside or (failed is None and not lost):
                 since = None
                 continue
+            failed = failed or (-1, lost)
             since = time.monotonic() if since is None else since
             if time.monotonic() - since >= self._grace_s:
                 is_own = failed[0] == self._rank
-                tell(failed[1] if is_own else f"ended because another rank has: {failed[1]}", failed=True)
+                line = failed[1] if is_own else f"ended because another rank has: {failed[1]}"
+                tell(f"longtake sample: {line}", failed=True)
                 self._end(1 if is_own else PEER_LOST)
                 return
 

@@ -29,7 +29,7 @@ from models.denoisers.network import Denoiser, DenoiserConfig
 from models.denoisers.skipping import numbers_of
 from models.precision import Precision, compute_repeatably
 from tools.runs.loaded_run import LoadedRun, open_run
-from tools.sample.networks.one_fate import Fate
+from tools.sample.networks.one_fate import LOST_S, Fate
 from tools.sample.networks.shared_derivatives import Derivable, Derived
 
 FIELD = "sequence_parallel"
@@ -153,7 +153,7 @@ def together(size: int, device: str, output: Path, lead: Callable[[Leader], None
     others.
     """
     world = ranks.start(device, folder=output)
-    fate = Fate(waiting.store(), world.rank, world.size)
+    fate = Fate(waiting.store(), world.rank, world.size, waiting.silence(LOST_S))
     try:
         if world.size != size:
             expected = f"the number of ranks, {world.size} (processes={size} starts so many here)"

@@ -45,5 +45,5 @@ def may_differ(data: bytes, version: int) -> bool:
     suffix = suffix_of(data)
     if suffix == "mp4":
         return any(name in data for name in _PALETTES)
-    marks = {"png": (b"acTL", b"gAMA"), "avif": (b"clap",)}.get(suffix, ())
+    marks = {"png": (b"acTL", b"gAMA"), "avif": (b"clap", b"moov")}.get(suffix, ())
     return suffix in _KINDS or any(mark in data for mark in marks)

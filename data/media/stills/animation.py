@@ -12,6 +12,7 @@ from core.progress import counted
 from data.media.colour import ColourMode, over_white
 from data.media.film.times import Times
 from data.media.formats import MediaError, MediaLimits
+from data.media.stills.deep import delays_of_avif
 from data.media.stills.rendering import Pixels, from_image, require_convertible, shown_part, turned
 from data.media.stills.still import Still
 from data.media.video import wanted_frames
@@ -28,10 +29,11 @@ def animation_frames(still: Still, limits: MediaLimits, mode: ColourMode) -> Ite
     if still.frames > limits.frames:
         raise MediaError(f"has more than {limits.frames} frames, the limit")
     whole = still.image.n_frames
+    exact = delays_of_avif(still.data, still.frames) if still.suffix == "avif" else None
     for number in range(whole - still.frames, whole):  # a PNG may have a picture before those of its film
         still.image.seek(number)
         still.image.load()
-        delay = float(still.image.info.get("duration") or 0)
+        delay = float(exact[number] if exact else still.image.info.get("duration") or 0)
         pixels, alpha = from_image(still, still.image, mode)
         shown = pixels if alpha is None else over_white(pixels, alpha)
         shown = turned(shown_part(still, shown), still.orientation)
@@ -61,6 +63,6 @@ def decode_animation(
 
 def _times(still: Still, limits: MediaLimits, mode: ColourMode) -> Times:
     """Return when the pictures are shown, in milliseconds."""
-    delays = [round(delay) for delay, _ in animation_frames(still, limits, mode)]
-    *ticks, end = itertools.accumulate(delays, initial=0)
+    delays = [delay for delay, _ in animation_frames(still, limits, mode)]
+    *ticks, end = map(round, itertools.accumulate(delays, initial=0))
     return Times(tuple(ticks), Fraction(1, 1000), end, Fraction(1000 * len(delays), end), True)

@@ -1,8 +1,9 @@
-"""Read pictures of more than 8 bits a channel, which Pillow reads as 8: PNG, TIFF and AVIF through PyAV."""
+"""Read what Pillow cuts off through PyAV: more than 8 bits of PNG, TIFF and AVIF, parts of milliseconds."""
 
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,20 @@ def read_codes(data: bytes, suffix: str, size: tuple[int, int]) -> np.ndarray | 
         return None
     except (av.FFmpegError, StopIteration) as error:
         raise MediaError(f"damaged image: {getattr(error, 'strerror', 'no picture')}") from None
+
+
+def delays_of_avif(data: bytes, count: int) -> list[Fraction] | None:
+    """Return how long each of `count` pictures of an animated AVIF is shown, in ms; None where unsaid."""
+    import av
+
+    try:
+        with av.open(io.BytesIO(data), format="mov") as container:
+            stream = next(stream for stream in container.streams.video if stream.frames == count)
+            packets = [packet for packet in container.demux(stream) if packet.size]  # type: ignore[union-attr]
+            delays = [Fraction(packet.duration or 0) * packet.time_base * 1000 for packet in packets]
+    except (av.FFmpegError, StopIteration):
+        return None
+    return delays if len(delays) == count and all(delays) else None
 
 
 def is_sound_jpeg(data: bytes) -> bool:

@@ -55,6 +55,8 @@ def _film(still: Still, limits: MediaLimits, mode: ColourMode) -> Media:
         "kind": f"animated {IMAGE_FORMATS[still.suffix]}",
         "frame_rate": VARIABLE if len(delays) > 1 else str(rate),
     }
+    if any(delay != int(delay) for delay in delays):
+        found |= read_anew("an animated AVIF with parts of milliseconds", 3)
     return Media(*still.size, count, float(rate), rate, duration, found=found)
 
 

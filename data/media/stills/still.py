@@ -141,7 +141,7 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
 
 
 def opened_tiff(data: bytes) -> Any:
-    """Open a TIFF once more, as Pillow's image, which closes as a context."""
+    """Open a TIFF once more, as Pillow's image."""
     from PIL import Image
 
     return Image.open(io.BytesIO(data), formats=[IMAGE_FORMATS["tif"]])

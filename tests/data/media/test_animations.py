@@ -1,6 +1,7 @@
 """Animated pictures are films with the times that their files give."""
 
 import io
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -83,3 +84,19 @@ def test_limits_hold_for_animations() -> None:
         probe(animation("GIF"), MediaLimits(seconds=0.5))
     with pytest.raises(MediaError, match="decoded clip of"):
         decode_media(animation("GIF"), MediaLimits(bytes=10_000), frames=(0, 5, 1))
+
+
+def test_times_of_an_avif_may_be_no_whole_milliseconds() -> None:
+    """Pillow gives whole ones: 41 of 41 2/3, with which 24 frames a second are 24.4."""
+    data = bytearray(animation("AVIF", [125] * 5))
+    at = 0
+    while (at := data.find(b"mdhd", at + 1)) > 0:
+        place = at + (24 if data[at + 4] else 16)
+        assert data[place : place + 4] == (1000).to_bytes(4)
+        data[place : place + 4] = (3000).to_bytes(4)
+    media = probe(bytes(data))
+    assert (media.rate, media.duration, media.frames) == (24, Fraction(5, 24), 5)
+    assert media.found["frame_rate"] == "24"
+    assert media.found["rules"] == "an animated AVIF with parts of milliseconds, since media rules 3"
+    frames = decode_media(bytes(data), frames=(0, 5, 1))
+    assert np.array_equal(decode_media(bytes(data), frames=(0, 2, 1), fps=12), frames[[0, 2]])

@@ -25,6 +25,7 @@ from core.run.folder import EXPORT, EXPORTED_WEIGHTS
 from launch import local
 from models.autoencoder import kl, store
 from models.denoisers.dit import DiT
+from tests.core.ranks import run_ranks
 from tests.tools.made_runs import MODEL, make_run
 from tools.runs import loaded_run
 from tools.runs.samples import Samples
@@ -311,22 +312,23 @@ def draw_as_rank(run: str, name: str, most: str) -> None:
     end_with(lambda: sample.run(config(Path(run), name, device="cpu")))
 
 
+AS_RANK = "import sys; from tests.tools.sample import test_continued as t; t.draw_as_rank(*sys.argv[1:])"
+
+
 def draw_with_two(run: Path, name: str, most: int = 99) -> int:
-    script = "import sys; from tests.tools.sample import test_continued as t; t.draw_as_rank(*sys.argv[1:])"
-    return local.start(
-        [sys.executable, "-c", script, str(run), name, str(most)], 2, run.parent / "ranks", name
-    )
+    words = [sys.executable, "-c", AS_RANK, str(run), name, str(most)]
+    return local.start(words, 2, run.parent / "ranks", name)
 
 
 @pytest.mark.multiprocess
 def test_two_ranks_go_on_with_one_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-    assert draw_with_two(run, "whole") == 0
+    run_ranks(2, "-c", AS_RANK, str(run), "whole", "99")
     assert draw_with_two(run, "again", most=1) == 128 + signal.SIGKILL
     assert list((run.parent / "again/parts").glob("part-*.npz"))
     assert not (run.parent / "again/samples.json").exists()
     train_on(run)
-    assert draw_with_two(run, "again") == 0
+    run_ranks(2, "-c", AS_RANK, str(run), "again", "99")
     whole, again = (Samples.read(run.parent / name) for name in ("whole", "again"))
     assert again.record["checkpoint"] == FIRST
     assert np.array_equal(again.load()[0], whole.load()[0])

@@ -221,7 +221,9 @@ class WorkQueue:
                 raise
             blamed.append(error)
             if lease.held() and not self._is_done(lease.unit):  # else taken over: another worker's to judge
-                self._failures.record(self._failed(lease.unit, error))
+                self._failures.record(failure := self._failed(lease.unit, error))
+                if not failure.final:
+                    say(f"warning: unit {lease.unit} failed and is tried again: {failure.errors[-1]}")
 
     def _finish(self, unit: str, finished: Callable[[str], None]) -> None:
         self._failures.forget(unit)

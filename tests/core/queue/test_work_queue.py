@@ -103,7 +103,9 @@ def test_a_unit_that_fails_is_tried_last_and_then_named(tmp_path: Path) -> None:
     assert queue.left() == ["003"]
 
 
-def test_a_unit_that_succeeds_at_last_leaves_no_failure(tmp_path: Path) -> None:
+def test_a_unit_that_succeeds_at_last_is_told_of_and_leaves_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tries: list[str] = []
 
     def work(unit: str) -> None:
@@ -116,6 +118,11 @@ def test_a_unit_that_succeeds_at_last_leaves_no_failure(tmp_path: Path) -> None:
     queue.work(work)
     assert sorted(tries) == sorted(2 * UNITS)
     assert queue.failures() == []
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(" failed and is tried again: ")[0] for line in lines) == [
+        f"warning: unit {unit}" for unit in UNITS
+    ]
+    assert all(line.endswith("OSError: the file server hiccuped") for line in lines)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), LookupError("fatal")])

@@ -87,14 +87,14 @@ class Config:
 
 
 def plan(config: Config) -> list[str]:
-    """Say what would be chosen for the user's own folder, and name the stages; there, what those after
-    `shard` are told depends on what it finds.
+    """Say what would be chosen for the user's own folder, and name the stages; what some are told depends on
+    what others leave.
     """
     chain = config.chain()
     lines = chain.foresee()
     for stage in chain.stages():
         known = chain.knows(stage)
-        commands = [c.text() for c in stage.commands()] if known else ["depends on what `shard` finds"]
+        commands = [c.text() for c in stage.commands()] if known else [chain.unknown]
         lines += [f"{stage.name}: {command}" for command in commands]
     return lines
 

@@ -98,10 +98,21 @@ def commands(stages: list[Stage]) -> list[str]:
 def test_plan_names_every_command() -> None:
     lines = demo.plan(demo.Config(output="x"))
     assert [line.split(":")[0] for line in lines] == [
-        name for name in NAMES for _ in range({"shard": 3, "sample": 2}.get(name, 1))
+        name for name in NAMES for _ in range({"shard": 3}.get(name, 1))
     ]
     train = next(line for line in lines if line.startswith("train:"))
     assert train.endswith("source=x/latents processes=2 output=x/run seed=0")
+
+
+def test_images_are_guided_away_from_the_earliest_checkpoint_there_is(tmp_path: Path) -> None:
+    config = demo.Config(output=str(tmp_path))
+    assert demo.plan(config)[-2] == "sample: depends on the checkpoints that `train` leaves"
+    for name in ("step-00001350.local.2", "step-00000675.local.1"):
+        (tmp_path / "run/checkpoints" / name).mkdir(parents=True)
+    images, clips = demo.plan(config)[-3:-1]
+    assert "sampler.guide.weak=1.4" in images
+    assert f"weak.source={tmp_path}/run weak.checkpoint=step-00000675.local.1" in images
+    assert "weak" not in clips
 
 
 def test_plan_of_a_folder_that_is_not_packed_yet(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ BETTER_STEPS = 1500  # that a larger denoiser must still have
 MOST_ENCODER_STEPS = 6000
 MOST_PASSES = 400  # over the samples: more only learns them by heart
 ENCODER_BYTES = 900.0  # that the autoencoder's training takes a pixel
-EVALUATIONS = 24  # of the network for a sample, as in configs/demo/sample-images.yaml
+EVALUATIONS = 20  # of the network for a sample, as in configs/demo/sample-images.yaml
 CLIP_RATE = 12.0  # frames a second: 17 of them are 1.4 s
 ENOUGH = 0.9  # share of the videos that must be long enough
 

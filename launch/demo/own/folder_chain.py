@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from data.dataset.schema import MANIFEST
 from launch.demo.chain import Chain
@@ -29,6 +29,8 @@ class OwnChain(Chain):
     source: str = ""
     minutes: float = 30.0
     text_encoder: str = ""
+
+    unknown: ClassVar[str] = "depends on what `shard` finds"
 
     def stages(self) -> list[Stage]:
         """Return the stages in order; there is no input to make."""

@@ -28,7 +28,7 @@ KEY = "longtake/sample/failed"
 LOOK_S = 1.0  # between two looks at the store
 GRACE_S = 5.0  # for a process to come out of a collective by itself
 LOST_S = 120.0  # without a sign of life: a rank that computes gives one every 5 s
-ADVICE = "a smaller batch, sampler.guide.together=false or more ranks take less memory each"
+ADVICE = "a smaller batch, more ranks or, in another output, sampler.guide.together=false take less"
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory")  # torch's allocator on a CPU
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
 from typing import Generic, TypeVar
 
@@ -19,7 +19,8 @@ class _Abandoned(Exception):
 class HandingOver(Generic[T]):
     """A thread that runs `take` on an iterator over the pieces.
 
-    What `take` raises is raised by the next `add`, or by `finish`.
+    What `take` raises is raised by the next `add`, or by `finish`. The thread ends by itself after that,
+    `close` or `give_up`, whether anybody waits for it or not.
     """
 
     def __init__(self, name: str, take: Callable[[Iterator[T]], None]) -> None:
@@ -27,17 +28,21 @@ class HandingOver(Generic[T]):
         self._has_ended = False  # the thread has seen the last of them
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._taken = self._pool.submit(take, self._arriving())
-        self._taken.add_done_callback(self._drain)
+        self._pool.submit(self._drain)
 
     def add(self, piece: T) -> None:
         """Hand over the next piece."""
         if self._taken.done():
-            self._taken.result()
+            self.close()
+            return self._taken.result()
         self._pieces.put((piece,))
 
-    def finish(self) -> None:
-        """Wait until `take` has returned."""
+    def close(self) -> None:
+        """Say that no further piece comes."""
         self._pieces.put(None)
+
+    def finish(self) -> None:
+        """Wait, after `close`, until `take` has returned."""
         self._pool.shutdown()
         self._taken.result()
 
@@ -53,7 +58,7 @@ class HandingOver(Generic[T]):
         if piece is not None:
             raise piece
 
-    def _drain(self, taken: Future[None]) -> None:
+    def _drain(self) -> None:
         """Take what else comes where `take` ended before the pieces did, so that nobody waits for room."""
         while not self._has_ended and isinstance(self._pieces.get(), tuple):
             pass

@@ -45,6 +45,7 @@ def begin_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n:
     try:
         for pack in part.packs(advance):
             writing.add(pack)
+        writing.close()
     except BaseException:  # a signal, too
         writing.give_up()
         raise

@@ -27,6 +27,7 @@ def test_pieces_arrive_in_order_while_others_are_made() -> None:
     second.set()
     for number in range(2, MANY):
         handing.add(number)
+    handing.close()
     handing.finish()
     assert found == list(range(MANY))
 
@@ -43,11 +44,34 @@ def test_a_failure_of_the_thread_is_raised_and_nobody_waits_for_it(after: int) -
         handing = HandingOver("test", take)
         for number in range(MANY):
             handing.add(number)
+        handing.close()
         handing.finish()
 
     with pytest.raises(OSError, match="no room"):
         hand_over()
     HandingOver("test", take).give_up()
+
+
+def test_a_thread_that_has_failed_before_anything_is_done_holds_nobody_up() -> None:
+    def take(pieces: Iterator[int]) -> None:
+        raise OSError("no room")
+
+    for _ in range(200):  # the thread often fails before its maker goes on
+        handing = HandingOver("test", take)
+        handing.give_up()
+
+
+def test_closed_the_thread_ends_though_nobody_waits_for_it() -> None:
+    ended = threading.Event()
+
+    def take(pieces: Iterator[int]) -> None:
+        list(pieces)
+        ended.set()
+
+    handing = HandingOver("test", take)
+    handing.add(0)
+    handing.close()
+    assert ended.wait(60)
 
 
 def test_given_up_the_thread_sees_an_error_and_has_ended() -> None:

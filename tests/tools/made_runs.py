@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,7 +42,8 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, **space: Any) -> Pat
     )
     write_json(folder / "checkpoints" / "step-00000007.0" / "manifest.json", {"number": 1})
     averaged = {name: tensor / 2 for name, tensor in state.items()}
-    monkeypatch.setattr("core.checkpoint.weights.require_held", lambda path, which: None)
+    held = SimpleNamespace(kind_of=lambda which: None)  # of whatever imports `require_held`, now or before
+    monkeypatch.setattr("core.checkpoint.weights.CheckpointReader", lambda folder: held)
     monkeypatch.setattr(
         loaded_run, "load_weights", lambda path, which: {"ema": averaged, "raw": state}[which]
     )

@@ -200,7 +200,7 @@ def time_of_measure(path: Path, target: Tensor, measure: Callable[[Tensor, Tenso
     low, high = torch.zeros_like(target), torch.ones_like(target)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_below = measure(path.alpha(middle), path.sigma(middle)) < target
+        is_below = measure(*path.levels(middle)) < target
         low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
     return high
 

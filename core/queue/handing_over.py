@@ -26,8 +26,11 @@ class HandingOver(Generic[T]):
     def __init__(self, name: str, take: Callable[[Iterator[T]], None]) -> None:
         self._pieces: Queue[tuple[T] | _Abandoned | None] = Queue(WAITING)
         self._has_ended = False  # the thread has seen the last of them
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._taken = self._pool.submit(take, self._arriving())
+        self._pool, self._take = ThreadPoolExecutor(1, thread_name_prefix=name), take
+
+    def start(self) -> None:
+        """Start the thread, where `give_up` follows whatever is raised: a signal may be, here already."""
+        self._taken = self._pool.submit(self._take, self._arriving())
         self._pool.submit(self._drain)
 
     def add(self, piece: T) -> None:

@@ -43,6 +43,7 @@ def begin_shard(job: Job, shard: int, advance: Callable[[int], None] = lambda n:
 
     writing = HandingOver(f"write {path.name}", write)
     try:
+        writing.start()
         for pack in part.packs(advance):
             writing.add(pack)
         writing.close()

@@ -22,6 +22,7 @@ def test_pieces_arrive_in_order_while_others_are_made() -> None:
         found.extend(pieces)
 
     handing = HandingOver("test", take)
+    handing.start()
     handing.add(0)
     handing.add(1)  # nobody waits for the thread to be done with the first
     second.set()
@@ -42,6 +43,7 @@ def test_a_failure_of_the_thread_is_raised_and_nobody_waits_for_it(after: int) -
 
     def hand_over() -> None:
         handing = HandingOver("test", take)
+        handing.start()
         for number in range(MANY):
             handing.add(number)
         handing.close()
@@ -49,7 +51,9 @@ def test_a_failure_of_the_thread_is_raised_and_nobody_waits_for_it(after: int) -
 
     with pytest.raises(OSError, match="no room"):
         hand_over()
-    HandingOver("test", take).give_up()
+    failed = HandingOver("test", take)
+    failed.start()
+    failed.give_up()
 
 
 def test_a_thread_that_has_failed_before_anything_is_done_holds_nobody_up() -> None:
@@ -58,6 +62,7 @@ def test_a_thread_that_has_failed_before_anything_is_done_holds_nobody_up() -> N
 
     for _ in range(200):  # the thread often fails before its maker goes on
         handing = HandingOver("test", take)
+        handing.start()
         handing.give_up()
 
 
@@ -69,9 +74,19 @@ def test_closed_the_thread_ends_though_nobody_waits_for_it() -> None:
         ended.set()
 
     handing = HandingOver("test", take)
+    handing.start()
     handing.add(0)
     handing.close()
     assert ended.wait(60)
+
+
+def test_none_is_started_before_somebody_can_stop_it() -> None:
+    def take(pieces: Iterator[int]) -> None:
+        list(pieces)
+
+    before = threading.active_count()
+    HandingOver("test", take)
+    assert threading.active_count() == before
 
 
 def test_given_up_the_thread_sees_an_error_and_has_ended() -> None:
@@ -84,6 +99,7 @@ def test_given_up_the_thread_sees_an_error_and_has_ended() -> None:
             seen.append("undone")
 
     handing = HandingOver("test", take)
+    handing.start()
     handing.add(0)
     handing.give_up()
     assert seen == ["undone"]

@@ -49,13 +49,20 @@ def changes(recorded: Mapping[str, Any], config: Any) -> list[Change]:
     return [change for change in found if change.role != "place" or not _is_one_place(*change[1:3])]
 
 
+def shown(value: Any) -> Any:
+    """Return a value as refusals show it: text that is empty as ''."""
+    return "''" if value == "" else value
+
+
 def unlike(change: Change, contents: Contents, output: Path) -> str:
     """Return why the present content of a place cannot stand for the recorded one; "" if it can."""
     recorded, found = contents(change.path)
-    if recorded is None:
-        return f"{change.before}, with which {output} was made; nothing in it says what lay there"
-    if not (differs := difference(recorded, found)):
+    differs = difference(recorded or {}, found)
+    if recorded is not None and not differs:
         return ""
+    if all(before is None for _, before, _ in differs):
+        unsaid = "; nothing in it says what lay there" if change.before else ""
+        return f"{shown(change.before)}, with which {output} was made{unsaid}"
     was = ", ".join(f"{name}={_short(before)}" for name, before, _ in differs)
     now = ", ".join(_short(value) for *_, value in differs)
     return f"what {output} was made from, with {was}; there it is {now}"
@@ -94,13 +101,13 @@ def require_same(
                 refused.append((change, reason))
         elif change.role == "result" and not (change.path in may_grow and _has_grown(change)):
             least = " or more" if change.path in may_grow else ""
-            refused.append((change, f"{change.before}{least}, with which {output} was made"))
+            refused.append((change, f"{shown(change.before)}{least}, with which {output} was made"))
     if not refused:
         return
     (first, expected), *others = refused
-    also = "".join(f"; and {change.path}={change.now}: expected {reason}" for change, reason in others)
+    also = "".join(f"; and {change.path}={shown(change.now)}: expected {reason}" for change, reason in others)
     values = "the old values" if others else "the old value"
-    raise UserError(first.path, first.now, f"{expected}{also}; {ways_out(made(), values, another)}")
+    raise UserError(first.path, shown(first.now), f"{expected}{also}; {ways_out(made(), values, another)}")
 
 
 def require_same_contents(output: Path, config: Any, contents: Contents, made: Callable[[], str]) -> None:
@@ -133,4 +140,4 @@ def _is_one_place(before: Any, now: Any) -> bool:
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_short, value))}]"
-    return value[:SHOWN_DIGITS] if isinstance(value, str) else str(value)
+    return str(shown(value[:SHOWN_DIGITS] if isinstance(value, str) else value))

@@ -22,6 +22,7 @@ from core.run.changes import (
     nothing_recorded,
     require_same,
     require_same_contents,
+    shown,
 )
 from core.run.folder import CHECKPOINTS, CONFIG, LOCK, METRICS
 from core.run.run_lock import RunLock
@@ -96,7 +97,7 @@ def claim(
     if grown or moved:
         _start(output, keeping(config, recorded))
     for path, before, now, _ in moved:
-        say(f"{output}: {path} is {now} now, and was {before}; {CONFIG} says so from here on")
+        say(f"{output}: {path} is {shown(now)} now, and was {shown(before)}; {CONFIG} says so from here on")
     return "finished" if (output / done).exists() else "continue"
 
 

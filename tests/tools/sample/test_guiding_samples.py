@@ -146,6 +146,9 @@ def test_a_run_guides_itself_by_its_raw_weights(run: Path) -> None:
     made(run, "weak", sampler=sampler, weak=weak)  # is finished, and still the same
     with pytest.raises(UserError, match=r"weak"):
         made(run, "weak", sampler=sampler, weak=replace(weak, weights="ema"))
+    step, was = "step-00000007.0", r"expected '', with which \S+ was made; and"
+    with pytest.raises(UserError, match=rf"weak\.source=\S+: {was} weak\.checkpoint={step}: {was} "):
+        made(run, "plain", sampler=sampler, weak=replace(weak, checkpoint=step))
 
 
 def test_a_weaker_network_must_be_for_the_same_latents(

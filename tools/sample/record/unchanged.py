@@ -13,7 +13,7 @@ from core.diffusion.paths.kinds import make_path
 from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.default_grids import best_grid
 from core.errors import UserError
-from core.run.changes import Content, Contents
+from core.run.changes import Content, Contents, shown
 from core.run.folder import CHECKPOINTS
 from models.classifiers import classifier_folder
 from models.denoisers.kinds import config_class
@@ -135,4 +135,4 @@ def _first(field: str, was: Any, found: Any) -> tuple[str, Any, Any]:
         padded = [[*values, *[None] * (length - len(values))] for values in (was, found)]
         number = next(i for i, (a, b) in enumerate(zip(*padded, strict=True)) if a != b)
         return f"{field}[{number}]", repr(padded[0][number]), repr(padded[1][number])
-    return field, was, found
+    return field, shown(was), shown(found)

@@ -24,7 +24,7 @@ from tools.sample.decoding import Decoder, Made
 from tools.sample.files.file_parts import LATENTS_SUFFIX, FileParts
 from tools.sample.files.kinds import ALL_IN_ONE, KINDS, require_encodable
 from tools.sample.files.naming import fill, ignores_case, require_different
-from tools.sample.generating import Beside, generate
+from tools.sample.generating import Beside, Maker, make_latents
 from tools.sample.given.known import Keeper
 from tools.sample.guiding import Guiding
 from tools.sample.parts import Decoded, Parts, Store
@@ -220,13 +220,13 @@ class Job:
         that are compiled make as many in every batch, of which those too many are samples made twice.
         """
         size, form = self.making.batch, self.form_at(rows)
-        networks, made = (self.prompts, self.guiding), []
+        maker, networks, made = Maker.of(self.trained), (self.prompts, self.guiding), []
         for start in range(rows.start, rows.stop, size):
             samples = self.schedule.order[start : min(start + size, rows.stop)]
             given, count = (self.schedule, *networks, self.beside_of(form)), len(samples)
             if self.is_compiled and count < (width := min(size, most)):
                 samples = np.concatenate([samples, np.repeat(samples[-1:], width - count)])
-            made.append(generate(self.trained, self.shapes[form], samples, *given)[:count])
+            made.append(make_latents(maker, self.shapes[form], samples, *given)[:count])
             failpoint("sample.batch")
         return self.decoder.hand_over(torch.cat(made), self.sizes[form].frames)
 

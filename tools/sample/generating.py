@@ -105,21 +105,6 @@ def make_latents(
         )
 
 
-def generate(
-    trained: LoadedRun,
-    shape: tuple[int, int, int, int],
-    samples: NDArray[np.int64],
-    schedule: Schedule,
-    prompts: Prompts | None = None,
-    guiding: Guiding | None = None,
-    asked: Beside = NOTHING_BESIDE,
-) -> Tensor:
-    """Return the latents (B, C, T, H, W) of samples (B,) of one form by number."""
-    return make_latents(
-        Maker.of(trained), shape, samples, schedule, prompts, guiding or Guiding(trained), asked
-    )
-
-
 def _task(asked: Beside, said: TaskConfig, draws: Draws, shape: tuple[int, ...], toward: Tensor) -> Task:
     """Return what is asked of a batch.  toward: place of each sample between its noise and `to_number`'s."""
     known, many, noise = asked.known, len(draws.id), None

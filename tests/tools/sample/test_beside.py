@@ -39,7 +39,7 @@ def test_a_batch_is_begun_before_the_one_before_is_written(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first write waits for the second batch; the third batch waits for the first write."""
-    generate, write = batches.generate, FileParts.write
+    generate, write = batches.make_latents, FileParts.write
     log, second = list[str](), threading.Event()
 
     def generating(*arguments: Any) -> Tensor:
@@ -53,7 +53,7 @@ def test_a_batch_is_begun_before_the_one_before_is_written(
         write(parts, rows, made)
         log.append(f"wrote {rows.start // BATCH}")
 
-    monkeypatch.setattr(batches, "generate", generating)
+    monkeypatch.setattr(batches, "make_latents", generating)
     monkeypatch.setattr(FileParts, "write", writing)
     sample.run(config(run, "out", files=FilesConfig(kind="png")))
     assert log[:3] == ["make 0", "make 1", "wrote 0"]

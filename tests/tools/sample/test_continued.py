@@ -71,7 +71,7 @@ def draw(run: Path, name: str, **fields: Any) -> np.ndarray:
 
 def kill(run: Path, name: str, monkeypatch: pytest.MonkeyPatch, after: int = 2, **fields: Any) -> Path:
     """Leave the output as a kill does after some batches; returns its folder of parts."""
-    generate, made = batches.generate, []
+    generate, made = batches.make_latents, []
 
     def stop(*arguments: Any) -> Tensor:
         if len(made) == after:
@@ -80,16 +80,16 @@ def kill(run: Path, name: str, monkeypatch: pytest.MonkeyPatch, after: int = 2, 
         return generate(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batches, "generate", stop)
+        patched.setattr(batches, "make_latents", stop)
         with pytest.raises(KeyboardInterrupt):
             draw(run, name, **fields)
     return run.parent / name / "parts"
 
 
 def count_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    generate = batches.generate
+    generate = batches.make_latents
     made: list[list[int]] = []
-    monkeypatch.setattr(batches, "generate", lambda *a: made.append(a[2].tolist()) or generate(*a))
+    monkeypatch.setattr(batches, "make_latents", lambda *a: made.append(a[2].tolist()) or generate(*a))
     return made
 
 
@@ -297,7 +297,7 @@ def draw_as_rank(run: str, name: str, most: str) -> None:
     """Run as a rank of `draw_with_two`, which kills itself before its batch number `most`, once a part is
     written.
     """
-    generate, made = batches.generate, []
+    generate, made = batches.make_latents, []
 
     def counted(*arguments: Any) -> Tensor:
         if len(made) == int(most):
@@ -308,7 +308,7 @@ def draw_as_rank(run: str, name: str, most: str) -> None:
         return generate(*arguments)
 
     loaded_run.load_weights = weights_of
-    batches.generate = counted
+    batches.make_latents = counted
     end_with(lambda: sample.run(config(Path(run), name, device="cpu")))
 
 

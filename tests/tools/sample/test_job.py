@@ -103,21 +103,21 @@ def test_seed_class_and_weights_matter(run: Path) -> None:
 
 def test_an_interrupted_job_makes_only_what_is_missing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = draw(run, "whole", batch=2)
-    generate = batches.generate
+    generate = batches.make_latents
     made: list[list[int]] = []
 
-    def stop_at_third(trained: Any, shape: Any, numbers: Any, *rest: Any) -> Tensor:
+    def stop_at_third(maker: Any, shape: Any, numbers: Any, *rest: Any) -> Tensor:
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(numbers.tolist())
-        return generate(trained, shape, numbers, *rest)
+        return generate(maker, shape, numbers, *rest)
 
-    monkeypatch.setattr(batches, "generate", stop_at_third)
+    monkeypatch.setattr(batches, "make_latents", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         draw(run, "again", batch=2)
     assert made == [[0, 1], [2, 3]]
     assert not (run.parent / "again" / "samples.json").exists()
-    monkeypatch.setattr(batches, "generate", lambda *a: made.append(a[2].tolist()) or generate(*a))
+    monkeypatch.setattr(batches, "make_latents", lambda *a: made.append(a[2].tolist()) or generate(*a))
     again, _ = draw(run, "again", batch=2)
     assert made == [[0, 1], [2, 3], [4, 5], [6]]
     assert np.array_equal(whole, again)

@@ -31,7 +31,7 @@ def slow(work, rank):
 def main():
     folder = Path(sys.argv[1])
     ranks.start.__defaults__ = ("auto", 2.0)
-    batches.generate, publishing.publish = slow(batches.generate, 1), slow(publishing.publish, 0)
+    batches.make_latents, publishing.publish = slow(batches.make_latents, 1), slow(publishing.publish, 0)
     with pytest.MonkeyPatch.context() as patch:
         run = make_run(folder / f"run-{environment.rank()}", patch)
         fields = {"output": str(folder / "samples"), "count": 4, "batch": 2}

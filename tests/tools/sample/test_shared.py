@@ -60,14 +60,14 @@ def hold(output: Path, unit: str) -> Leases:
 def interrupt(run: Path, number: int) -> None:
     """Leave `shared` as Ctrl-C does when this sample is being made."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "generate", failing_at(number, KeyboardInterrupt()))
+        patch.setattr(batches, "make_latents", failing_at(number, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             sample.run(config(run, "shared"))
 
 
 def failing_at(number: int, error: BaseException) -> Any:
-    """`batches.generate` that fails whenever a sample is asked for."""
-    generate = batches.generate
+    """`batches.make_latents` that fails whenever a sample is asked for."""
+    generate = batches.make_latents
 
     def fail(*arguments: Any) -> Tensor:
         if number in arguments[2]:
@@ -167,7 +167,7 @@ def test_samples_that_fail_again_and_again_are_named_and_nothing_is_published(
 ) -> None:
     output = run.parent / "shared"
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "generate", failing_at(4, RuntimeError("out of luck")))
+        patch.setattr(batches, "make_latents", failing_at(4, RuntimeError("out of luck")))
         for _ in range(2):  # the second tries again
             with pytest.raises(WorkError, match=r"1 of 7 parts failed .*: samples 4 to 5: .*out of luck"):
                 sample.run(config(run, "shared"))
@@ -180,7 +180,9 @@ def test_samples_that_fail_again_and_again_are_named_and_nothing_is_published(
 def test_a_device_that_fails_ends_the_worker_and_blames_no_samples(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "generate", failing_at(4, RuntimeError("CUDA error: unspecified launch")))
+    monkeypatch.setattr(
+        batches, "make_latents", failing_at(4, RuntimeError("CUDA error: unspecified launch"))
+    )
     with pytest.raises(RuntimeError, match="CUDA error"):
         sample.run(config(run, "shared"))
     assert [path.name for path in (run.parent / "shared" / LEASES).iterdir()] == ["units.json"]
@@ -189,12 +191,12 @@ def test_a_device_that_fails_ends_the_worker_and_blames_no_samples(
 def test_a_part_that_is_damaged_while_others_work_is_made_anew_before_publishing(
     run: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    output, generate, made = run.parent / "shared", batches.generate, list[list[int]]()
+    output, generate, made = run.parent / "shared", batches.make_latents, list[list[int]]()
     interrupt(run, 6)
     hold(output, "000000-000001")  # which is done
     path = output / "parts/part-000002-000003.npz"
     path.write_bytes(path.read_bytes()[:-9])
-    monkeypatch.setattr(batches, "generate", lambda *a: made.append(a[2].tolist()) or generate(*a))
+    monkeypatch.setattr(batches, "make_latents", lambda *a: made.append(a[2].tolist()) or generate(*a))
     sample.run(config(run, "shared"))
     assert sorted(made[:-1]) == [[6, 7], [8, 9], [10, 11], [12, 13]]
     assert made[-1] == [2, 3]
@@ -221,10 +223,10 @@ def test_a_part_that_is_damaged_whenever_it_is_written_ends_the_job(
 def test_a_worker_with_another_batch_takes_the_units_of_the_first(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, generate = run.parent / "shared", batches.generate
+    output, generate = run.parent / "shared", batches.make_latents
     interrupt(run, 2)
     made = list[list[int]]()
-    monkeypatch.setattr(batches, "generate", lambda *a: made.append(a[2].tolist()) or generate(*a))
+    monkeypatch.setattr(batches, "make_latents", lambda *a: made.append(a[2].tolist()) or generate(*a))
     sample.run(config(run, "shared", batch=100))
     assert made == [[number, number + 1] for number in range(2, COUNT, 2)]
     assert Samples.read(output).count == COUNT
@@ -295,7 +297,7 @@ def run_on_ranks(run: Path, name: str, *, dies: bool = False, overwrite: bool = 
 
 def be_rank(run: str, name: str, dies: str, overwrite: str) -> None:
     """Do what each rank does."""
-    generate, dying = batches.generate, Path(run).parent / "dying"
+    generate, dying = batches.make_latents, Path(run).parent / "dying"
 
     def fall(*arguments: Any) -> Tensor:
         if environment.rank() == 1:
@@ -308,6 +310,6 @@ def be_rank(run: str, name: str, dies: str, overwrite: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         make_run(Path(run).parent / f"weights-{environment.rank()}", patch)  # the same weights
         if int(dies):
-            patch.setattr(batches, "generate", fall)
+            patch.setattr(batches, "make_latents", fall)
         settings = config(Path(run), name, overwrite=bool(int(overwrite)))
         end_with(lambda: sample.run(settings))

@@ -91,6 +91,7 @@ _SDE = {**_MULTISTEP, "algorithm_type": "sde-dpmsolver++"}
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "final_sigmas_type": "zero"}
 _ON_FLOW: dict[str, Any] = {"path": "rectified_flow", "prediction": "flow"}
 _ON_EDM: dict[str, Any] = {"path": "edm", "prediction": "edm", "times": None}
+_OWN_FLOW: dict[str, Any] = {**_ON_FLOW, "times": None}
 _EVEN: dict[str, Any] = {**_ON_FLOW, "times": FLOW_TIMES, "asks": {"sigmas": FLOW_TIMES}}
 _EDM = {"sigma_data": 1.0}
 
@@ -143,13 +144,11 @@ PEERS: dict[str, Peer] = {
     "renoise, flow": Peer(
         "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, "renoise", **_EVEN
     ),
-    "heun, flow": Peer("FlowMatchHeunDiscreteScheduler", {}, "heun", **{**_ON_FLOW, "times": None}),
+    "heun, flow": Peer("FlowMatchHeunDiscreteScheduler", {}, "heun", **_OWN_FLOW),
     "dpmpp_2m, flow": Peer(
-        "DPMSolverMultistepScheduler", {**_FLOW, "solver_order": 2}, "dpmpp_2m", **{**_ON_FLOW, "times": None}
+        "DPMSolverMultistepScheduler", {**_FLOW, "solver_order": 2}, "dpmpp_2m", **_OWN_FLOW
     ),
-    "unipc_2, flow": Peer(
-        "UniPCMultistepScheduler", {**_FLOW, "solver_order": 2}, "unipc_2", **{**_ON_FLOW, "times": None}
-    ),
+    "unipc_2, flow": Peer("UniPCMultistepScheduler", {**_FLOW, "solver_order": 2}, "unipc_2", **_OWN_FLOW),
     "mean_flow": Peer("FlowMapEulerDiscreteScheduler", {}, "mean_flow", **_EVEN),
     "euler, edm": Peer("EDMEulerScheduler", _EDM, "euler", **_ON_EDM),
     "dpmpp_2m, edm": Peer(

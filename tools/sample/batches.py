@@ -31,7 +31,7 @@ from tools.sample.parts import Decoded, Parts, Store
 from tools.sample.prompts import Prompts
 from tools.sample.record import describing
 from tools.sample.requests.asked import Asked, SampleSettings
-from tools.sample.requests.fitting import idle_guidance, latent_shape, mixed_ways
+from tools.sample.requests.fitting import doubts, latent_shape
 from tools.sample.requests.presets import PRESETS
 from tools.sample.requests.schedule import Schedule, Size
 
@@ -174,7 +174,7 @@ class Job:
                 if form.task.is_plain:
                     found += untrained_frames(source, form.size.frames, lag)
             found += self.keeper.notes(form.task)
-        found += [*idle_guidance(self.schedule, self.making.classifier), *mixed_ways(self.schedule)]
+        found += doubts(self.schedule, self.making.classifier)
         return list(dict.fromkeys(found))
 
     def parts(self, made_from: str) -> Store:

@@ -42,7 +42,7 @@ def plan(config: Config) -> list[str]:
     from tools.sample.guiding import look_at_others
     from tools.sample.noisy_classifiers.opening import look as look_at_classifier
     from tools.sample.requests.asked import SampleSettings, read_asked, set_by_preset
-    from tools.sample.requests.fitting import idle_guidance, make_schedule, mixed_ways
+    from tools.sample.requests.fitting import doubts, make_schedule
 
     settings, source = section(SampleSettings, config), Path(config.source)
     settings = replace(settings, **set_by_preset(settings))
@@ -64,8 +64,7 @@ def plan(config: Config) -> list[str]:
         lines += form_lines(schedule, number, sampler, config.batch, largest)
         notes += [f"warning: {warning}" for warning in warnings]
         lines += [line for line in notes if line not in lines]
-    doubts = [*idle_guidance(schedule, config.classifier), *mixed_ways(schedule)]
-    lines += [f"warning: {warning}" for warning in doubts]
+    lines += [f"warning: {warning}" for warning in doubts(schedule, config.classifier)]
     weights = f"the {config.weights} weights of {checkpoint}"
     return [f"{counted(schedule.count, 'sample')} from {weights}, into {config.output}", *lines]
 

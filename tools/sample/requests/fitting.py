@@ -82,11 +82,16 @@ def settle_samplers(
     return replace(schedule, forms=tuple(forms)), list(dict.fromkeys(lines))
 
 
-def idle_guidance(schedule: Schedule, classifier: str) -> list[str]:
-    """Return warnings of guidance that is set and does nothing in any sample.
+def doubts(schedule: Schedule, classifier: str) -> list[str]:
+    """Return warnings of settings that have no effect, or perhaps another than is meant.
 
     classifier: folder of the one that is opened, "" for none.
     """
+    return [*_idle_guidance(schedule, classifier), *_mixed_ways(schedule)]
+
+
+def _idle_guidance(schedule: Schedule, classifier: str) -> list[str]:
+    """Return warnings of guidance that is set and does nothing in any sample."""
     found = list[str]()
     forms = [form.sampler for form in schedule.forms]
     if classifier and not any(sampler.guide.classifier for sampler in forms):
@@ -98,7 +103,7 @@ def idle_guidance(schedule: Schedule, classifier: str) -> list[str]:
     return found
 
 
-def mixed_ways(schedule: Schedule) -> list[str]:
+def _mixed_ways(schedule: Schedule) -> list[str]:
     """Return a warning of samples between two noises that have several conditions."""
     if schedule.requests or schedule.forms[0].task.to_number is None:
         return []

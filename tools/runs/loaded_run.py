@@ -18,7 +18,7 @@ from core.diffusion.predictions import Prediction
 from core.distributed.sequence import SequenceGroup
 from core.errors import WorkError, below
 from core.files import sha256_file
-from core.run.folder import AUTOENCODER, CONFIG, EXPORT
+from core.run.folder import AUTOENCODER, CHECKPOINTS, CONFIG, EXPORT
 from data.latent.normalising import Moment, Normaliser
 from models.autoencoder.interface import AnyAutoencoder
 from models.autoencoder.opening import identify, open_autoencoder
@@ -112,6 +112,11 @@ class LoadedRun:
     weights: str
     weights_sha256: str
     manifest_sha256: str
+
+
+def place_of(source: Path, checkpoint: str) -> Path:
+    """Return the folder that holds weights: of an export itself, of a run its checkpoint of that name."""
+    return source if exported.is_export(source) else source / CHECKPOINTS / checkpoint
 
 
 def manifest_hash(folder: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from core.config.yaml_files import read_recorded
 from core.errors import UserError
 from core.files import sha256_file
-from core.run.folder import CHECKPOINTS, CONFIG
+from core.run.folder import CONFIG
 
 if TYPE_CHECKING:
     from tools.runs.sample_files import FileRow
@@ -34,24 +34,24 @@ def settings_of(row: str) -> dict[str, Any]:
     made_from = read_made_from(folder) if found and Path(found[1]).name == FILES else None
     if found is None or made_from is None:
         raise UserError("again", row, f"FOLDER/{FILES}[N], row N of the list of a finished job, from 0")
-    recorded, rows = read_recorded(folder / CONFIG), rows_of(folder / FILES)
-    if int(found[2]) >= len(rows):
+    recorded, rows, number = read_recorded(folder / CONFIG), rows_of(folder / FILES), int(found[2])
+    if number >= len(rows):
         raise UserError("again", row, f"a row from 0 to {len(rows) - 1}")
-    _require_same_weights(row, Path(recorded["source"]), made_from)
-    _require_same_inputs(row, rows[int(found[2])])
+    made, source = rows[number], Path(recorded["source"])
+    _require_same_weights(row, source, made_from)
+    _require_same_inputs(row, made)
     files = {name: value for name, value in recorded["files"].items() if name != "name"}
-    checkpoint = "" if is_export(Path(recorded["source"])) else made_from["checkpoint"]
+    checkpoint = "" if is_export(source) else made_from["checkpoint"]
     kept = {name: recorded[name] for name in KEPT if name in recorded}
     kept["precision"] = made_from.get("precision", "fp32")
-    kept["sampler"] = _with_its_grid(kept["sampler"], made_from, rows[int(found[2])])
+    kept["sampler"] = _with_its_grid(kept["sampler"], made_from, made)
     return {**kept, "checkpoint": checkpoint, "files": files, "requests": row}
 
 
 def _require_same_weights(row: str, source: Path, made_from: dict[str, Any]) -> None:
-    from core.checkpoint.exported import is_export
-    from tools.runs.loaded_run import manifest_hash
+    from tools.runs.loaded_run import manifest_hash, place_of
 
-    place = source if is_export(source) else source / CHECKPOINTS / made_from["checkpoint"]
+    place = place_of(source, made_from["checkpoint"])
     now, was = manifest_hash(place), made_from["manifest_sha256"]
     if now not in ("", was):
         raise UserError("again", row, f"{place} with manifest {was[:12]}, as then; now it is {now[:12]}")

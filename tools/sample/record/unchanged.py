@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.checkpoint import exported
 from core.config.loading import difference, with_defaults
 from core.diffusion.paths.config import PathRecord
 from core.diffusion.paths.kinds import make_path
@@ -14,10 +13,9 @@ from core.diffusion.sampling import SamplerConfig
 from core.diffusion.solvers.default_grids import best_grid
 from core.errors import UserError
 from core.run.changes import Content, Contents, shown
-from core.run.folder import CHECKPOINTS
 from models.classifiers import classifier_folder
 from models.denoisers.kinds import config_class
-from tools.runs.loaded_run import manifest_hash
+from tools.runs.loaded_run import manifest_hash, place_of
 from tools.runs.path_record import SCHEDULE
 from tools.runs.samples import AUTO_GRID, anew, read_made_from
 from tools.sample.config import FilesConfig, WeakConfig
@@ -76,7 +74,7 @@ def require_unchanged(
     if (Path(classifier) / classifier_folder.RECORD).is_file():
         given["classifier"] = classifier_folder.read(Path(classifier)).record
     require_same(output, record, {**record, **_now(asked), **given})
-    folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
+    folder = place_of(source, record["checkpoint"])
     if (found := manifest_hash(folder)) not in ("", record["manifest_sha256"]):
         was = record["manifest_sha256"][:12]
         raise UserError(
@@ -108,9 +106,8 @@ def contents(
         if path == "text_encoder" or record is None:
             return (None if record is None else {}), {}
         if path == "weak.source":
-            was, folder = record.get("weak") or {}, Path(weak.source)
-            if not exported.is_export(folder):
-                folder = folder / CHECKPOINTS / was.get("checkpoint", "")
+            was = record.get("weak") or {}
+            folder = place_of(Path(weak.source), was.get("checkpoint", ""))
             return {"manifest": was.get("manifest_sha256")}, {"manifest": manifest_hash(folder)}
         if path == "classifier":
             found = classifier_folder.read(Path(classifier)).record if classifier else {}
@@ -122,7 +119,7 @@ def contents(
         if path in ("prompt_file", "requests", "again"):
             now = _now(asked)
             return {name: record.get(name) for name in now}, now
-        folder = source if exported.is_export(source) else source / CHECKPOINTS / record["checkpoint"]
+        folder = place_of(source, record["checkpoint"])
         return {"manifest": record["manifest_sha256"]}, {"manifest": manifest_hash(folder)}
 
     return of_place

@@ -12,9 +12,11 @@ enough. The listening thread (`signals.py`) says or does what cannot wait.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from core.run import ends, signals
 from core.run.last_line import tell
 from core.run.signals import INTERRUPTED
 from core.run.time_limit import TimeLimit
+
+LOOK_EVERY_S = 1.0  # the supervisor's request is a file; steps may be much shorter than a call to its disk
 
 
 class EarlyEnd:
@@ -49,6 +53,7 @@ class EarlyEnd:
         self._next: int | None = None  # index of the first step whose reduction carries a flag raised now
         self._steps = 0
         self._is_over = False
+        self._looks_again = -math.inf  # time.monotonic() from which on the request is looked for
 
     @contextlib.contextmanager
     def catching(self) -> Iterator[None]:
@@ -132,12 +137,20 @@ class EarlyEnd:
 
         The first rank also reads the supervisor's request, which reaches a job where signals do not.
         """
-        if self._world.rank == 0 and not self._got and (why := ends.end_asked()):
+        if self._world.rank == 0 and not self._got and (why := self._request()):
             self._got.append(why)
         asked = bool(self._got)
         if asked and self._carried is None:
             self._carried = step_index
         return asked
+
+    def _request(self) -> str:
+        """Return why the supervisor asks the run to end; '' while it does not, and between two looks."""
+        now = time.monotonic()
+        if now < self._looks_again:
+            return ""
+        self._looks_again = now + LOOK_EVERY_S
+        return ends.end_asked()
 
     def _tell(self, text: str) -> None:
         """Print the text on this rank, since perhaps no other rank got the signal."""

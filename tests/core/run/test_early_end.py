@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from core.checkpoint.reader import CheckpointReader
 from core.checkpoint.store import CheckpointStore
@@ -19,6 +20,7 @@ from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
 from core.faults import failpoints
 from core.records import read_rows
+from core.run import early_end as early_end_module
 from core.run.early_end import INTERRUPTED, EarlyEnd
 from core.run.signals import SIGNALS
 from tests.core import toy_run
@@ -267,3 +269,26 @@ def test_another_thread_leaves_signals_alone(world: World) -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_the_supervisors_request_is_looked_for_once_a_second_however_short_steps_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks, answers = [100.0], [], ["", "", "preempted"]
+    monkeypatch.setattr(early_end_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        early_end_module.ends, "end_asked", lambda: looks.append(now[0]) or answers[len(looks) - 1]
+    )
+    early_end, _ = make(world)
+    flags = []
+    for step in range(100):
+        flags.append(early_end.flag(step))
+        now[0] += 0.03125
+    assert looks == [100.0, 101.0, 102.0]
+    assert flags == [False] * 64 + [True] * 36
+
+
+def test_a_rank_but_the_first_asks_the_file_system_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(early_end_module.ends, "end_asked", lambda: pytest.fail("a rank asked"))
+    early_end, _ = make(World(3, 8, 3, torch.device("cpu")))
+    assert not any(early_end.flag(step) for step in range(4))

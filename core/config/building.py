@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 from core.config.fields import (
     KIND,
     defaults_of,
+    earlier_value,
     fields_of,
     kinds_of,
     nearest,
     presets_of,
     section_of,
     to_dict,
+    walk,
 )
 from core.config.settings import REQUIRED
 from core.config.values import any_of, expanded, read_value
@@ -131,6 +133,13 @@ def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     sections = {name: part for name, part in above.items() if isinstance(part, Mapping)}
     inner = {name: over(section_of(below, name), part) for name, part in sections.items()}
     return {**below, **above, **inner}
+
+
+def earlier_layer(schema: type, path: str) -> dict[str, Any]:
+    """Return what records without a field stand for, nested; {} where that is its default."""
+    (field,) = (place.field for place in walk(schema) if place.path == path)
+    value = earlier_value(field, dataclasses.MISSING)
+    return {} if value is dataclasses.MISSING else under(path.split("."), value)
 
 
 def under(path: Sequence[str], tree: Any) -> dict[str, Any]:

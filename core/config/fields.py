@@ -140,14 +140,27 @@ def section_of(given: Any, name: str) -> Mapping[Any, Any]:
     return section if isinstance(section, Mapping) else NOTHING
 
 
-def defaults_of(schema: type, given: Mapping[Any, Any] = NOTHING, instance: Any = None) -> dict[str, Any]:
-    """Return the plain tree of all defaults; given, instance: as in `fields_of`."""
+def defaults_of(
+    schema: type, given: Mapping[Any, Any] = NOTHING, instance: Any = None, *, earlier: bool = False
+) -> dict[str, Any]:
+    """Return the plain tree of all defaults; given, instance: as in `fields_of`.
+
+    earlier: whether they are those that a record without the fields stands for.
+    """
     return {
-        field.name: defaults_of(typing.cast(type, kind), section_of(given, field.name), default)
+        field.name: defaults_of(
+            typing.cast(type, kind), section_of(given, field.name), default, earlier=earlier
+        )
         if dataclasses.is_dataclass(kind)
-        else plain(default)
+        else plain(earlier_value(field, default) if earlier else default)
         for field, kind, default in fields_of(schema, given, instance=instance)
     }
+
+
+def earlier_value(field: dataclasses.Field[Any], default: Any) -> Any:
+    """Return what a record without the field stands for; the default unless the field says otherwise."""
+    value = field.metadata.get("earlier", dataclasses.MISSING)
+    return default if value is dataclasses.MISSING else value
 
 
 def presets_of(schema: type) -> Mapping[str, Any]:

@@ -105,8 +105,8 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, An
 
 
 def with_defaults(values: Mapping[str, Any], schema: type) -> dict[str, Any]:
-    """Complete `values` with the defaults of fields that an earlier version of `schema` did not have."""
-    return over(defaults_of(schema, values), values)
+    """Complete a record with what it stands for in fields that earlier versions of `schema` did not have."""
+    return over(defaults_of(schema, values, earlier=True), values)
 
 
 def _nested(override: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def setting(
     role: Role = "result",
     kinds: Mapping[str, type] | None = None,
     repeats: bool = False,
+    earlier: Any = dataclasses.MISSING,
 ) -> Any:
     """Return a dataclass field with meaning, unit and accepted range; with `REQUIRED` the user must give it.
 
@@ -36,10 +37,12 @@ def setting(
     field, `kind`, holds. The field is then annotated with their protocol, and the default says the usual
     kind.
     repeats: for a list of texts: typed several times, `field=A field=B`, it is all of them, each one text.
+    earlier: what a record without the field stands for, where that is not the default: that of a version
+    which did not have it yet.
     A dataclass or list default is shared safely, since config dataclasses are frozen.
     """
     facts = {"help": help, "unit": unit, "low": low, "high": high, "shown": shown}
-    metadata = {**facts, "role": role, "kinds": kinds, "repeats": repeats}
+    metadata = {**facts, "role": role, "kinds": kinds, "repeats": repeats, "earlier": earlier}
     if dataclasses.is_dataclass(default) or isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

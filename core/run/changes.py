@@ -39,8 +39,9 @@ class Change(NamedTuple):
 def changes(recorded: Mapping[str, Any], config: Any) -> list[Change]:
     """List the fields whose values differ; a place that is only spelled otherwise is left out.
 
-    A field that an earlier version did not have counts as set to today's default. One that is no longer
-    known counts as deciding the result.
+    A field that an earlier version did not have counts as what a record without it stands for (`setting`'s
+    `earlier`), which is today's default where nothing else is said. One that is no longer known counts as
+    deciding the result.
     """
     schema = type(config)
     roles = {place.path: place.role for place in walk(schema, given=to_dict(config))}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 from core import environment
-from core.config.building import under
+from core.config.building import earlier_layer, under
 from core.config.loading import dump
 from core.config.yaml_files import HEADER, read_recorded
 from core.errors import UserError
@@ -151,20 +151,21 @@ def job_of(output: Path) -> str | None:
     return EARLIER_NAMES.get(name, name) if first.startswith(HEADER) else None
 
 
-def begun_with(given: Mapping[str, Any], job: str, path: str) -> dict[str, Any]:
-    """Return a field, nested, as the output that a command continues was begun with; {} where none has it.
+def begun_with(given: Mapping[str, Any], schema: type[JobConfig], path: str) -> dict[str, Any]:
+    """Return a field, nested, as the output that a command continues was begun with; {} where none is.
 
-    For fields whose default was another in earlier versions.  given: what the command names, nested.
+    For fields whose default was another in earlier versions, or that these did not have and that say what a
+    record without them stands for.  given: what the command names, nested.
     """
     output, overwrites = given.get("output"), str(given.get("overwrite", False)).lower()
     folder = Path(str(output)).expanduser() if output else None
-    if folder is None or overwrites != "false" or job_of(folder) != job:
+    if folder is None or overwrites != "false" or job_of(folder) != schema.job:
         return {}
     found: Any = read_recorded(folder / CONFIG)
     names = path.split(".")
     for name in names:
         if not isinstance(found, Mapping) or name not in found:
-            return {}
+            return earlier_layer(schema, path)
         found = found[name]
     return under(names, found)
 

@@ -1,7 +1,8 @@
-"""The rows of one bucket of a dataset, shard by shard, and how many each shard has."""
+"""The rows of one bucket of a dataset, shard by shard or piece by piece, and how many each of these has."""
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,8 @@ class BucketRows:
     """The rows of one bucket, found shard by shard when asked for.
 
     bucket_of_row: (rows,) bucket numbers of all rows of the dataset, in row order.
-    shard_starts: (shards + 1,) first row of each shard.  counts: (shards,) rows of this bucket in each shard.
+    shard_starts: (shards + 1,) first row of each shard.  counts: (shards,) rows of this bucket in each shard;
+    the attribute is of those that have any, or of their pieces.
     """
 
     def __init__(
@@ -29,21 +31,40 @@ class BucketRows:
     ) -> None:
         self._bucket_of_row, self._starts, self._bucket = bucket_of_row, shard_starts, bucket
         self._shards = np.flatnonzero(counts)
-        self.counts = np.asarray(counts, np.int64)[self._shards]
+        self.counts = self._in_shard = np.asarray(counts, np.int64)[self._shards]
+        self._firsts = np.zeros_like(self.counts)
 
     def __len__(self) -> int:
         return int(self.counts.sum())
 
+    def in_pieces(self, most: int) -> BucketRows:
+        """Return the same rows, those of a shard that has more than `most` cut in equal pieces of at most so
+        many, which stand for shards.
+        """
+        cut = copy(self)
+        pieces = -(-self.counts // most)
+        whole = np.repeat(np.arange(len(pieces)), pieces)
+        number = np.arange(len(whole)) - np.repeat(pieces.cumsum() - pieces, pieces)
+        ends = (number + 1) * self.counts[whole] // pieces[whole]
+        cut._firsts = number * self.counts[whole] // pieces[whole]
+        cut.counts, cut._in_shard, cut._shards = ends - cut._firsts, self.counts[whole], self._shards[whole]
+        return cut
+
     def rows(self, shard: int) -> np.ndarray:
-        """Return the rows in the shard-th shard that has any, (counts[shard],) int64."""
+        """Return the rows in the shard-th shard that has any, or piece, (counts[shard],) int64."""
         start, stop = self._starts[self._shards[shard]], self._starts[self._shards[shard] + 1]
+        first, last = self._firsts[shard], self._firsts[shard] + self.counts[shard]
+        if self._in_shard[shard] == stop - start:  # all of it
+            ours = np.asarray(self._bucket_of_row[start + first : start + last]) == self._bucket
+            if np.count_nonzero(ours) == last - first:
+                return np.arange(start + first, start + last)
         found = np.flatnonzero(self._bucket_of_row[start:stop] == self._bucket)
-        if len(found) != self.counts[shard]:  # the stream would look for the rest without end
+        if len(found) != self._in_shard[shard]:  # the stream would look for the rest without end
             raise WorkError(
                 f"rows {start} to {stop - 1} of the index: {len(found)} samples of bucket {self._bucket}, "
-                f"not {self.counts[shard]} as was counted: the index or the counts are damaged"
+                f"not {self._in_shard[shard]} as was counted: the index or the counts are damaged"
             )
-        return start + found
+        return start + found[first:last]
 
 
 def count_buckets(column: Column, shard_starts: np.ndarray, buckets: int) -> np.ndarray:

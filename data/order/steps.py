@@ -28,6 +28,14 @@ class LoaderConfig(GroupConfig):
         None, "share of the groups that are videos; null follows the numbers of samples", low=0, high=1
     )
     shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
+    shuffle_piece: int = setting(
+        2048,
+        "a shard of more samples is shuffled in pieces of at most so many, where a group has at least "
+        "shuffle_shards of these, so that a step's order costs little; 0: whole shards",
+        unit="samples",
+        low=0,
+        earlier=0,
+    )
     prefetch: int = setting(2, "steps read ahead", unit="steps", low=1, role="work")
     verify: Literal["index", "samples", "off"] = setting(
         "index",
@@ -97,6 +105,7 @@ class StepPlan:
             seed=seed,
             groups_per_step=config.groups_per_step,
             block=config.shuffle_shards,
+            piece=config.shuffle_piece,
         )
         self._step_samples = config.groups_per_step * max(self.group_sizes)  # the most that a step can have
         self._most = [micro_batch or self.share(number) for number in range(len(self.buckets))]

@@ -98,7 +98,7 @@ class Config:
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the defaults of a command that continues: the precision that its output was begun with."""
-        return begun_with(given, cls.job, "precision")
+        return begun_with(given, cls, "precision")
 
     def __post_init__(self) -> None:
         if self.overwrite and self.action == "repair":

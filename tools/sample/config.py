@@ -194,7 +194,7 @@ class Config:
             preset = PRESETS.get(str(given.get("preset", "")))
             implied: dict[str, Any] = {"precision": preset.precision} if preset is not None else {}
             for name in ("fps", "precision"):  # whose usual values were others in earlier versions
-                implied |= begun_with(given, cls.job, name)
+                implied |= begun_with(given, cls, name)
             return implied
         if given.get("requests"):
             raise UserError("requests", given["requests"], "'' with again, which names its row")

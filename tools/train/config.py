@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from core.averages.ema import EmaConfig
+from core.config.building import merge
 from core.config.settings import REQUIRED, setting
 from core.diffusion.objectives.config import ObjectiveConfig, require_levels
 from core.engine.config import EngineConfig
@@ -186,11 +187,12 @@ class Config:
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return defaults that follow from other fields.
 
-        Latents stay normalised as weights know them, and a run goes on with the engine that it began with.
+        Latents stay normalised as weights know them, and a run goes on with the engine and the order that it
+        began with.
         """
-        implied: dict[str, Any] = {"engine": kept_defaults(given, cls.job)}
-        implied |= begun_with(given, cls.job, "data.online.precision")
-        return implied | ({"latents": {"normalise": "initial"}} if given.get("initial") else {})
+        kept = [begun_with(given, cls, f"data.{name}") for name in ("online.precision", "shuffle_piece")]
+        of_weights = {"latents": {"normalise": "initial"}} if given.get("initial") else {}
+        return merge([{"engine": kept_defaults(given, cls.job)}, *kept, of_weights])
 
     def __post_init__(self) -> None:
         if not self.initial and self.initial_accept:

@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.memory.choices import kept_defaults
 from core.metrics.rows import MetricsConfig
 from core.optim.groups import OptimizerConfig
+from core.run.claim import begun_with
 from core.train.config import TrainerConfig, require_effect
 from data.loading.pixels import PixelConfig
 from models.autoencoder.interface import AutoencoderConfig
@@ -76,8 +77,8 @@ class Config:
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the defaults of a command that continues a run: the engine that it began with."""
-        return {"engine": kept_defaults(given, cls.job)}
+        """Return the defaults of a command that continues a run: the engine and order that it began with."""
+        return {"engine": kept_defaults(given, cls.job)} | begun_with(given, cls, "data.shuffle_piece")
 
     def __post_init__(self) -> None:
         require_effect(self.trainer, self.optimizer, self.ema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_clips_move_and_change_little_from_frame_to_frame() -> None:
         assert np.abs(np.diff(steps)).max() < 0.3
 
 
-def test_run_writes_readable_files_and_continues_where_it_stopped(tmp_path: Path) -> None:
+def test_run_writes_readable_files_and_an_interrupted_one_the_same_again(tmp_path: Path) -> None:
     config = small(tmp_path / "input")
     digits.run(config)
     pngs, mp4s = (sorted((tmp_path / "input").rglob(f"*.{end}")) for end in ("png", "mp4"))
@@ -79,13 +80,25 @@ def test_run_writes_readable_files_and_continues_where_it_stopped(tmp_path: Path
     assert decode_video(mp4s[0].read_bytes()).shape == (17, 32, 32, 3)
     before = {path: path.read_bytes() for path in [*pngs, *mp4s]}
     (tmp_path / "input" / digits.MANIFEST).unlink()
-    for path in (pngs[3], mp4s[7]):
-        path.unlink()
-    untouched = pngs[0].stat().st_mtime_ns
+    (tmp_path / "input/train").rename(tmp_path / "input/.tmp-000000000000-train")
+    mp4s[0].unlink()
     digits.run(config)
     assert {path: path.read_bytes() for path in [*pngs, *mp4s]} == before
-    assert pngs[0].stat().st_mtime_ns == untouched
-    assert (tmp_path / "input" / digits.MANIFEST).exists()
+    names = {path.name for path in (tmp_path / "input").iterdir()}
+    assert names >= {"train", "heldout", digits.MANIFEST}
+    assert not [name for name in names if name.startswith(".tmp-")]
+
+
+def test_nothing_is_published_when_the_disk_did_not_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    monkeypatch.setattr(digits, "sync_file_system", full)
+    with pytest.raises(OSError, match="No space left"):
+        digits.run(small(tmp_path / "input"))
+    assert {path.name for path in (tmp_path / "input").iterdir()} <= {"config.yaml", "run.lock"}
 
 
 def test_plan_counts_what_run_writes(tmp_path: Path) -> None:

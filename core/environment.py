@@ -8,10 +8,11 @@ environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -187,6 +188,25 @@ def prepare_allocator() -> None:
 def local_rank_for_libraries() -> None:
     """Set LOCAL_RANK where it is not set: DeepSpeed reads it."""
     os.environ.setdefault("LOCAL_RANK", str(place().local_rank))
+
+
+@contextlib.contextmanager
+def local_rank_by_device(index: int | None) -> Iterator[None]:
+    """Have LOCAL_RANK be the number of this process's device within the block; None leaves it.
+
+    DeepSpeed takes the one for the other. Where each task sees its own device alone (SLURM's
+    `--gpus-per-task=1`) that is 0 on every rank, and the device of the local rank's number is not there.
+    """
+    before = os.environ.get("LOCAL_RANK")
+    if index is not None:
+        os.environ["LOCAL_RANK"] = str(index)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("LOCAL_RANK", None)
+        else:
+            os.environ["LOCAL_RANK"] = before
 
 
 def become_worker(number: int) -> None:

@@ -162,3 +162,18 @@ def test_the_allocator_grows_its_segments_unless_a_person_set_it_up(monkeypatch:
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "garbage_collection_threshold:0.8")
     environment.prepare_allocator()
     assert os.environ["PYTORCH_ALLOC_CONF"] == "garbage_collection_threshold:0.8"
+
+
+def test_libraries_are_told_the_device_in_the_place_of_the_local_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with environment.local_rank_by_device(0):
+        assert os.environ["LOCAL_RANK"] == "0"
+    assert os.environ["LOCAL_RANK"] == "3"
+    with environment.local_rank_by_device(None):
+        assert os.environ["LOCAL_RANK"] == "3"
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(ZeroDivisionError), environment.local_rank_by_device(1):
+        raise ZeroDivisionError
+    assert "LOCAL_RANK" not in os.environ

@@ -6,12 +6,14 @@ flat fp32 tensors, and which range of which parameter lies where in them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core import environment
 from core.engine.shards import Cut, Shard
 from core.engine.zero.replicated import Replicated
 
@@ -98,23 +100,44 @@ def publish(optimizer: Any) -> None:
             # The next forward pass gathers them, as after the start. Gathered here, one that is used outside
             # of its own module would only be met as such by a later pass, when the order of fetches is fixed.
             kept[0].partition(kept)
+        _settle()
     else:
         optimizer.update_lp_params()
 
 
-def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Any:
-    """Return a context in which partitioned parameters (stage 3) are whole; `write` keeps rank 0's values."""
+@contextlib.contextmanager
+def gathered(parameters: list[nn.Parameter], *, write: bool = False) -> Iterator[None]:
+    """Make partitioned parameters (stage 3) whole within the block; `write` keeps rank 0's values."""
     import deepspeed  # picks its device at import, so not before the world is known
 
     partitioned = [p for p in parameters if hasattr(p, "ds_id")]
-    return deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None)
+    with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None):
+        yield
+    if write and partitioned:
+        _settle()
 
 
-def sharing(library: Any, settings: dict[str, Any], dtype: torch.dtype) -> Callable[[nn.Parameter], None]:
+def _settle() -> None:
+    """Wait until the device has written this rank's parts of the weights (stage 3).
+
+    DeepSpeed gathers on a stream of its own, which does not wait for what others have queued; its own step
+    ends in a wait for the whole device.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    if not accelerator.is_synchronized_device():
+        accelerator.current_stream().synchronize()
+
+
+def sharing(
+    library: Any, settings: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> Callable[[nn.Parameter], None]:
     """Return what shares a parameter out over all ranks as stage 3 does, from rank 0's values (collective).
 
     library: DeepSpeed.  settings: its configuration.
     """
-    init = library.zero.Init(module=nn.Module(), config_dict_or_path=settings, dtype=dtype)
+    with environment.local_rank_by_device(device.index):
+        init = library.zero.Init(module=nn.Module(), config_dict_or_path=settings, dtype=dtype)
     share: Callable[[nn.Parameter], None] = init._zero_init_param
     return share

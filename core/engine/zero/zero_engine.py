@@ -49,7 +49,7 @@ class ZeroEngine(Engine):
         numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
         settings = deepspeed_config(engine, numbers, world.size)
         dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
-        share_out = partitions.sharing(library, settings, dtype) if engine.stage == 3 else None
+        share_out = partitions.sharing(library, settings, dtype, world.device) if engine.stage == 3 else None
         follow = engine.stage in (1, 2)  # stage 0 gathers nothing, stage 3 shares out what is drawn
         firsts = settle(model, world, dtype, share_out, follow=follow)
         named = dict(model.named_parameters())

@@ -10,6 +10,7 @@ changes it waits, on the device, until the copy is done (`hold`); what reads the
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -82,7 +83,8 @@ class HostMemory:
         self._kept.pop(kind, None)  # first, so that both are never there
         if release := self._releases.pop(kind, None):
             release()
-        buffer = self._allocate(kind, size, pin=any(source.is_cuda for source in sources.values()))
+        device = next((source.device for source in sources.values() if source.is_cuda), None)
+        buffer = self._allocate(kind, size, device)
         places = {}
         for (key, source), start in zip(sources.items(), starts, strict=True):
             part = buffer[start : start + source.numel() * source.element_size()]
@@ -90,17 +92,24 @@ class HostMemory:
         self._kept[kind] = layout, places
         return places
 
-    def _allocate(self, kind: str, size: int, *, pin: bool) -> Tensor:
-        """Return (size,) uint8 of the host, registered with CUDA as it is where `pin` says so."""
+    def _allocate(self, kind: str, size: int, device: torch.device | None) -> Tensor:
+        """Return (size,) uint8 of the host, registered with CUDA as it is for copies from a GPU."""
         buffer = torch.empty(size, dtype=torch.uint8)
-        if pin and size:
+        if device is not None and size:
             status = int(torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), size, 0))
             if status:
                 reason = f"{in_bytes(size)} of the host could not be pinned (CUDA error {status})"
                 say(f"warning: {reason}; saves take longer")
+                _forget_error(device)
             else:
                 self._releases[kind] = weakref.finalize(self, _unregister, buffer)
         return buffer
+
+
+def _forget_error(device: torch.device) -> None:
+    """Have CUDA forget the error of the last call, which the next kernel would raise as its own."""
+    with contextlib.suppress(torch.AcceleratorError):
+        torch.zeros((), device=device)
 
 
 def _unregister(buffer: Tensor) -> None:

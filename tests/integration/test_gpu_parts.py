@@ -97,6 +97,25 @@ def test_a_checkpoint_s_copy_runs_beside_the_next_step_and_is_waited_for(
     assert all(type(tensor) is Tensor and set(tensor.tolist()) == {1} for tensor in copied.values())
 
 
+def test_memory_that_cannot_be_pinned_fails_no_later_kernel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CUDA keeps the error of a call, and the next kernel that is started reads it."""
+    left: list[int] = []
+    runtime = SimpleNamespace(cudaHostRegister=lambda place, size, flags: left.append(2) or 2)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+
+    def zeros(*shape: Any, device: torch.device) -> None:
+        if left:
+            raise torch.AcceleratorError(f"CUDA error {left.pop()}")
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    buffer = HostMemory()._allocate("weight", 64, GPU)
+    assert buffer.shape == (64,)
+    assert left == []
+    assert "could not be pinned (CUDA error 2)" in capsys.readouterr().err
+
+
 def test_the_stand_in_notices_what_it_is_for() -> None:
     host = torch.arange(3.0)
     with gpu() as waits:

@@ -11,7 +11,9 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +57,16 @@ def lacks_compiler(device_type: str) -> str:
         return "" if _on_path("CXX", "c++", "g++", "clang++") else "no C++ compiler is here"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
-    return "" if _on_path("CC", "cc", "gcc", "clang") else "no C compiler is here"
+    named = os.environ.get("CC")  # Triton calls it as it is, and finds two others by name
+    if not any(map(shutil.which, ("gcc", "clang") if named is None else (named,))):
+        return "no C compiler is here" if named is None else f"CC={named} is no C compiler"
+    return "" if (_python_headers() / "Python.h").is_file() else "Python's headers are not here"
+
+
+def _python_headers() -> Path:
+    """Return where Triton looks for Python.h, which what starts its kernels is compiled with."""
+    scheme = sysconfig.get_default_scheme()
+    return Path(sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme))
 
 
 def _on_path(variable: str, *usual: str) -> bool:

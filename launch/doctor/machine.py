@@ -101,7 +101,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding("attention", f"{', '.join(available(kind))} ({kind}); {chosen}")
     yield Finding("communication", _backends())
     if kind == "cuda" and (lacking := lacks_compiler(kind)):
-        remedy = "pip install 'longtake[kernels]'" if "Triton" in lacking else "apt install gcc"
+        remedy = "pip install 'longtake[kernels]'" if "Triton" in lacking else "apt install gcc python3-dev"
         yield Finding("compiler", f"blocks are not compiled, since {lacking}", "note", remedy)
 
 

@@ -115,11 +115,18 @@ def test_what_the_compiler_lacks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("sysconfig.get_path", lambda kind, scheme: str(tmp_path))
     assert lacks_compiler("cuda") == "no C compiler is here"
     assert lacks_compiler("cpu") == "no C++ compiler is here"
-    (tmp_path / "gcc").write_text("#!/bin/sh\n")
-    (tmp_path / "gcc").chmod(0o755)
+    for name in ("cc", "gcc"):
+        assert lacks_compiler("cuda") == "no C compiler is here"  # Triton knows none by the name of cc
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert lacks_compiler("cuda") == "Python's headers are not here"
+    (tmp_path / "Python.h").touch()
     assert lacks_compiler("cuda") == ""
+    monkeypatch.setenv("CC", "ccache gcc")  # which Triton would start under that whole name
+    assert lacks_compiler("cuda") == "CC=ccache gcc is no C compiler"
     monkeypatch.setenv("CXX", f"{tmp_path / 'gcc'} -x c++")
     assert lacks_compiler("cpu") == ""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -48,6 +48,11 @@ class GivenConfig:
     def weights(self) -> tuple[float, ...]:
         return self.first, self.last, self.ends, self.every, self.random
 
+    @property
+    def draws_patterns(self) -> bool:
+        """Whether a pattern is drawn for every clip: `first` alone needs no draw."""
+        return any(self.weights[1:])
+
 
 class Given(NamedTuple):
     """Frames that are given: mask (B, T) float32, 1 where.
@@ -74,7 +79,7 @@ def choose_given(
     many = (1 + torch.floor(count * (groups - 1))).clamp(max=groups - 1)[:, None]
     mask = place < many
     kind = None
-    if config.weights[1:] != (0.0,) * 4:
+    if config.draws_patterns:
         kind, mask = _by_pattern(draws, config, place, mask, count, many)
     mask = mask & (given < share)[:, None]
     is_picture = None

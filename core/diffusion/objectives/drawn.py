@@ -52,8 +52,8 @@ class Chooser:
         found += ["label_dropout"] if config.class_dropout else []
         found += ["text_dropout"] if config.text_dropout else []
         if self.gives_frames:
-            has_patterns = config.given.weights[1:] != (0.0,) * 4
-            found += ["given_frames", *(["given_subset", "given_pattern"] if has_patterns else [])]
+            found.append("given_frames")
+            found += ["given_subset", "given_pattern"] if config.given.draws_patterns else []
         if self.unit and config.frame_times != "shared":
             found.append("frame_prefix" if config.frame_times == "prefix" else "frame_times")
         found += ["end_time", "instant"] if config.kind == "mean_flow" else []

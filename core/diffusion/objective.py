@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +15,7 @@ from core.diffusion.frames.training_levels import give, wide
 from core.diffusion.objectives.config import ObjectiveConfig, require_levels
 from core.diffusion.objectives.consistency import Teacher, consistency_loss
 from core.diffusion.objectives.denoising import denoising_loss
-from core.diffusion.objectives.drawn import Choices, Chooser
+from core.diffusion.objectives.drawn import Chooser
 from core.diffusion.objectives.mean_flow import mean_flow_loss
 from core.diffusion.objectives.mixer import Ingredients, Mixer
 from core.diffusion.objectives.noised import Model, NoisyBatch
@@ -56,9 +55,11 @@ class Objective:
         self._own: Own = _without
         self._teacher: Teacher | None = None
         file = config.timesteps.density
-        self._density = density if density is not None else read_density(file) if file else ()
+        if density is None:
+            density = read_density(file) if file else ()
         require_levels(config, frames_per_level)
         self.path = make_path(path or path_record(config.path, config.schedule))
+        self._chooser = Chooser(config, self.path, density, frame_condition, frames_per_level)
 
     def own_parameters(self) -> OwnParameters | None:
         """Make the objective's own parameters, from torch's generator; None where it has none."""
@@ -108,7 +109,7 @@ class Objective:
 
         still: (B, C, 1, H, W), which a last frame that is given alone is taken from; None takes x0's own.
         """
-        chosen = self._choose(x0.shape, condition, draws, still)
+        chosen = self._chooser.choose(x0.shape[2:], condition, draws, has_stills=still is not None)
         condition = chosen.condition
         if chosen.given is not None:
             condition, x0 = give(condition, x0, chosen.given, self.unit or 1, still)
@@ -141,7 +142,7 @@ class Objective:
         normal: mean and std of latents, (C, 1) or (C, T) float32.
         """
         draws.expect(self.purposes)
-        chosen = self._choose((len(moments), *moments.shape[2:]), condition, draws, still)
+        chosen = self._chooser.choose(moments.shape[3:], condition, draws, has_stills=still is not None)
         condition, given = chosen.condition, chosen.given
         told, t = self.path.time_input(chosen.t), self._of_frames(chosen.t)
         alpha, sigma = self.path.levels(t)
@@ -164,19 +165,10 @@ class Objective:
         known = t, told, wide(alpha), wide(sigma), self._weight(t), condition
         return NoisyBatch(mixed.x0, mixed.x_t, mixed.target, *known, noise=mixed.noise, end=chosen.end)
 
-    @functools.cached_property
+    @property
     def purposes(self) -> tuple[str, ...]:
         """The purposes of all draws of a sample, those of its latents among them."""
         return self._chooser.purposes
-
-    @property
-    def _chooser(self) -> Chooser:
-        return Chooser(self.config, self.path, self._density, self.frame_condition, self.unit)
-
-    def _choose(
-        self, shape: tuple[int, ...], condition: Condition, draws: Draws, still: Tensor | None
-    ) -> Choices:
-        return self._chooser.choose(shape[2:], condition, draws, has_stills=still is not None)
 
     @property
     def _is_plain(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -45,7 +46,7 @@ class Chooser:
         self.config, self.path, self.density, self.unit = config, path, density, unit
         self.gives_frames = gives_frames or bool(unit)
 
-    @property
+    @functools.cached_property
     def purposes(self) -> tuple[str, ...]:
         """The purposes of all draws of a sample, those of its latents among them."""
         config, found = self.config, list(TOGETHER)

@@ -30,7 +30,7 @@ MOST_SIGNAL = 0.1  # in a start: a larger share of signal, drawn as noise, would
 def amplifications(prediction: Prediction, path: Path, times: Sequence[float]) -> list[float]:
     """Return each step's amplification on a falling grid of times; infinite where the determinant is 0."""
     t = torch.tensor(list(times), dtype=torch.float64)
-    alpha, sigma = path.alpha(t), path.sigma(t)
+    alpha, sigma = path.levels(t)
     here, there = (alpha[:-1], sigma[:-1]), (alpha[1:], sigma[1:])
     moved = (there[0] * here[1] - there[1] * here[0]).abs()
     before = level_before(path, t[:-1]) if prediction == "posterior_mean" else None
@@ -121,7 +121,7 @@ def unsampled(path: Path) -> str:
 def _signal(path: Path, time: float) -> float:
     """Return the share of the signal in the size of x_t: alpha / sqrt(alpha^2 + sigma^2)."""
     t = torch.tensor(time, dtype=torch.float64)
-    alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
+    alpha, sigma = map(float, path.levels(t))
     return alpha / (alpha**2 + sigma**2) ** 0.5
 
 

@@ -121,4 +121,4 @@ def _solved(
 def start_deviation(path: Path, time: float) -> float:
     """Return the standard deviation of x_t for data of unit variance, such as normalised latents."""
     t = torch.tensor(time, dtype=torch.float64)
-    return math.hypot(float(path.alpha(t)), float(path.sigma(t)))
+    return math.hypot(*map(float, path.levels(t)))

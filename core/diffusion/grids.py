@@ -207,7 +207,7 @@ def _bounds(path: Path, start: float) -> tuple[float, float]:
 
 def _at(path: Path, time: float, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
     t = torch.tensor([time], dtype=torch.float64)
-    return float(measure(path.alpha(t), path.sigma(t)))
+    return float(measure(*path.levels(t)))
 
 
 _KINDS: dict[Grid, Callable[[Path, int, float], list[float]]] = {

@@ -31,9 +31,9 @@ class Posterior:
 def posterior(path: Path, t: Tensor, s: Tensor) -> Posterior:
     """Return the posterior of the step from t to s < t, both (B,) in [0, 1], on any path of falling SNR."""
     t, s = t.double(), s.double()
-    sigma_t2, sigma_s2 = path.sigma(t) ** 2, path.sigma(s) ** 2
-    alpha_s = path.alpha(s)
-    ratio = path.alpha(t) / alpha_s
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.levels(t), path.levels(s)
+    sigma_t2, sigma_s2 = sigma_t**2, sigma_s**2
+    ratio = alpha_t / alpha_s
     transition = sigma_t2 - ratio**2 * sigma_s2
     return Posterior(
         ratio * sigma_s2 / sigma_t2,

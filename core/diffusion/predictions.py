@@ -105,7 +105,7 @@ def level_before(path: Path, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and sigma one step of a chain below the times t, in float64."""
     assert path.num_steps is not None, path.name
     s = (t.double() - 1 / path.num_steps).clamp(min=0)
-    return path.alpha(s), path.sigma(s)
+    return path.levels(s)
 
 
 def parts(kind: Prediction, alpha: Level, sigma: Level, before: Before) -> tuple[Level, Level]:

@@ -75,7 +75,7 @@ def training_weight(
     """
     if kind in SPACED and space == prediction:
         return None
-    alpha, sigma = path.alpha(t.double()), path.sigma(t.double())
+    alpha, sigma = path.levels(t.double())
     before = level_before(path, t) if "posterior_mean" in (prediction, space) else None
     most = most_weight(prediction, alpha, sigma, before)
     if kind in SPACED:

@@ -48,7 +48,7 @@ def errors(trained: LoadedRun, latents: Tensor, labels: Tensor) -> Errors:
     found = []
     for level in LEVELS:
         t = path.time_of(torch.tensor([level], dtype=torch.float64))
-        alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
+        alpha, sigma = map(float, path.levels(t))
         x = alpha * x0 + sigma * noise
         time, seen = path.time_input(t).float().expand(len(x)), network_input(path, x, alpha, sigma)
         pair = []

@@ -92,7 +92,7 @@ def _level(path: Path, of_groups: list[Level], x: Tensor, unit: int, given: Tens
         times = torch.where(given[:, ::unit] > 0, 0.0, times)
     told = path.time_input(times).float()
     frames = rearrange(times.repeat_interleave(unit, 1), "b t -> b 1 t 1 1")
-    alpha, sigma = path.alpha(frames).to(x.dtype), path.sigma(frames).to(x.dtype)
+    alpha, sigma = (level.to(x.dtype) for level in path.levels(frames))
     return FrameLevel(float(row.max()), alpha, sigma, told, times)
 
 

@@ -131,6 +131,5 @@ def level_of(path: Path, r: Tensor, dimensions: int) -> TensorLevel:
     """Return the levels at which the share of noise is r (B,), for states of so many dimensions."""
     t = time_of_measure(path, r.double(), noise_share)
     shape = (-1, *(1,) * (dimensions - 1))
-    alpha, sigma = path.alpha(t).reshape(shape), path.sigma(t).reshape(shape)
-    kept = r.dtype
-    return TensorLevel(float(t.max()), alpha.to(kept), sigma.to(kept), path.time_input(t).float())
+    alpha, sigma = (level.reshape(shape).to(r.dtype) for level in path.levels(t))
+    return TensorLevel(float(t.max()), alpha, sigma, path.time_input(t).float())

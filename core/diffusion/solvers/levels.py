@@ -183,7 +183,7 @@ def levels(path: Path, times: Sequence[float]) -> list[Level]:
 def levels_at(path: Path, times: Sequence[float]) -> list[Level]:
     """Return the coefficients of any times, computed in float64."""
     t = torch.tensor(list(times), dtype=torch.float64)
-    columns = (path.alpha(t), path.sigma(t), path.time_input(t))
+    columns = (*path.levels(t), path.time_input(t))
     return [Level(*row) for row in zip(times, *(column.tolist() for column in columns), strict=True)]
 
 

@@ -100,7 +100,7 @@ def _radius(word):
 
 
 class TritonDraws:
-    """Draws on a GPU, as `core.draws.OnGpu` asks for them."""
+    """Draws on a GPU, as `core.philox.OnDevice` asks for them."""
 
     device_type, prefers_one_go = "cuda", False
 

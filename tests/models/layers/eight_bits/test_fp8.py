@@ -12,23 +12,24 @@ from torch import Tensor, nn
 from core.batch import Condition
 from core.distributed import ranks
 from core.engine.activation_checkpointing import checkpoint_blocks
-from core.engine.compiling import compile_blocks, compiled_graphs
+from core.engine.compiling import compile_blocks
 from core.engine.config import EngineConfig
 from core.engine.kinds import make_engine
 from core.errors import UserError
 from core.optim.groups import OptimizerConfig
-from models.denoisers.dit import DiT, DiTConfig
 from models.layers.eight_bits import fp8, kinds
 from models.layers.eight_bits.fp8 import E4M3, E5M2, Fp8Linear, plain_product, product, quantise
 from models.layers.eight_bits.kinds import use_eight_bits
+from tests.models.layers.eight_bits.small_dit import (
+    CPU,
+    checkpointed_by,
+    inputs,
+    loss_and_gradients,
+    network,
+    one_graph,
+    results,
+)
 from tests.stand_in_gpu import OnGpu, gpu, put
-
-CPU = torch.device("cpu")
-
-
-def results(linear: nn.Module, x: Tensor, gradient: Tensor) -> list[Tensor]:
-    out = linear(x)
-    return [out, *torch.autograd.grad(out, [x, *linear.parameters()], gradient)]
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [(E4M3, 4), (E5M2, 3)])
@@ -91,26 +92,6 @@ def test_what_is_not_finite_stays_so(bad: float) -> None:
     assert not grad_weight.isfinite().all()
 
 
-def network() -> DiT:
-    """Return a small network without a zero among its weights, in 16 bits."""
-    torch.manual_seed(0)
-    model = DiT(DiTConfig(width=32, depth=2, heads=2, num_classes=3))
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    return model.bfloat16()
-
-
-def inputs() -> tuple[Tensor, Tensor, Condition]:
-    x = torch.randn(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    return x, torch.tensor([10.0, 900.0]), Condition()
-
-
-def loss_and_gradients(model: DiT) -> list[Tensor]:
-    loss = model(*inputs()).float().square().mean()
-    loss.backward()
-    return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
-
-
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let devices without 8 bits take the plain twin of the product."""
@@ -120,13 +101,7 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", ["selective", "every_k", "full"])
 @pytest.mark.usefixtures("emulated")
 def test_recomputing_changes_no_bit(mode: Any) -> None:
-    results = []
-    for which in ("none", mode):
-        model = network()
-        use_eight_bits("fp8", model.blocks, CPU)
-        checkpoint_blocks(model.blocks, EngineConfig(activation_checkpointing=which))
-        results.append(loss_and_gradients(model))
-    assert all(map(torch.equal, *results))
+    assert all(map(torch.equal, *(checkpointed_by(which, "fp8") for which in ("none", mode))))
 
 
 @pytest.mark.parametrize(
@@ -145,13 +120,11 @@ def test_a_compiled_block_is_one_graph_and_computes_the_same(backend: str, mode:
     expected = loss_and_gradients(model)
     model.zero_grad()
     compile_blocks(model.blocks, backend)
-    before, broken = compiled_graphs(), sum(torch._dynamo.utils.counters["graph_break"].values())
-    loss_and_gradients(model)
-    model.zero_grad()
-    assert compiled_graphs() - before == 1
-    found = loss_and_gradients(model)
-    assert compiled_graphs() - before == 1
-    assert sum(torch._dynamo.utils.counters["graph_break"].values()) == broken
+    with one_graph():
+        with one_graph():
+            loss_and_gradients(model)
+        model.zero_grad()
+        found = loss_and_gradients(model)
     for got, want in zip(found, expected, strict=True):
         # Fused, what is between the products stays in fp32 and moves numbers over an edge of 8 bits.
         limit = 0.0 if backend == "aot_eager" else 0.05

@@ -13,16 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.engine.activation_checkpointing import checkpoint_blocks
-from core.engine.compiling import compile_blocks, compiled_graphs
+from core.engine.compiling import compile_blocks
 from core.engine.config import EngineConfig
 from core.errors import UserError
 from core.root import ROOT
 from models.layers.eight_bits import kinds
 from models.layers.eight_bits.kinds import use_eight_bits
-from tests.models.layers.eight_bits.test_fp8 import inputs, loss_and_gradients, network, results
+from tests.models.layers.eight_bits.small_dit import (
+    CPU,
+    checkpointed_by,
+    inputs,
+    loss_and_gradients,
+    network,
+    one_graph,
+    results,
+)
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CUDA = torch.device("cuda")
 BLOCK = 32
 
 
@@ -108,13 +115,7 @@ def test_blocks_change_but_their_modulation_and_names_do_not(layers: type[nn.Lin
 
 @pytest.mark.parametrize("mode", ["selective", "every_k", "full"])
 def test_recomputing_changes_no_bit(layers: type[nn.Linear], mode: Any) -> None:
-    found = []
-    for which in ("none", mode):
-        model = network()
-        use_eight_bits("mxfp8", model.blocks, CPU)
-        checkpoint_blocks(model.blocks, EngineConfig(activation_checkpointing=which))
-        found.append(loss_and_gradients(model))
-    assert all(map(torch.equal, *found))
+    assert all(map(torch.equal, *(checkpointed_by(which, "mxfp8") for which in ("none", mode))))
 
 
 def test_a_compiled_block_is_one_graph_and_computes_the_same(layers: type[nn.Linear]) -> None:
@@ -124,10 +125,8 @@ def test_a_compiled_block_is_one_graph_and_computes_the_same(layers: type[nn.Lin
     expected = loss_and_gradients(model)
     model.zero_grad()
     compile_blocks(model.blocks, "aot_eager")
-    before, broken = compiled_graphs(), sum(torch._dynamo.utils.counters["graph_break"].values())
-    found = loss_and_gradients(model)
-    assert compiled_graphs() - before == 1
-    assert sum(torch._dynamo.utils.counters["graph_break"].values()) == broken
+    with one_graph():
+        found = loss_and_gradients(model)
     assert all(map(torch.equal, found, expected))
 
 

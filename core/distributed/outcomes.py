@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.distributed as dist
 
 from core.distributed import waiting
-from core.distributed.ranks import Group, joined
+from core.distributed.ranks import Group, joined, outcome
+
+
+def on_all_ranks(work: Callable[[], Any]) -> Any:
+    """Return this rank's `work()`, or raise the first rank's UserError or WorkError on all (collective)."""
+    result, failure = outcome(work)
+    if found := _first_of(failure):
+        kind, words = found[1]
+        raise kind(*words)
+    return result
 
 
 def gather_to_first(value: Any, group: Group = None) -> list[Any]:
@@ -21,10 +30,14 @@ def gather_to_first(value: Any, group: Group = None) -> list[Any]:
 
 def first_problem(text: str, group: Group = None) -> tuple[int, str] | None:
     """Return the first rank whose `text` is not empty, with that; None where all are (collective)."""
+    return _first_of(text, group)
+
+
+def _first_of(problem: Any, group: Group = None) -> tuple[int, Any] | None:
     rank = dist.get_rank() if dist.is_initialized() else 0
-    found: tuple[int, str] | None = waiting.exchange((rank, text) if text else None, _first, group)
+    found: tuple[int, Any] | None = waiting.exchange((rank, problem) if problem else None, _first, group)
     return found
 
 
-def _first(problems: Sequence[tuple[int, str] | None]) -> tuple[int, str] | None:
+def _first(problems: Sequence[tuple[int, Any] | None]) -> tuple[int, Any] | None:
     return next((problem for problem in problems if problem), None)

@@ -163,7 +163,7 @@ def broadcast_object(value: Any, group: Group = None) -> Any:
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
     """Return the first rank's `work()` on every rank, or raise its UserError or WorkError (collective)."""
-    result, failure = _outcome(work) if is_first() else (None, None)
+    result, failure = outcome(work) if is_first() else (None, None)
     result, failure = broadcast_object((result, failure))
     if failure:
         raise failure[0](*failure[1])
@@ -172,7 +172,7 @@ def on_first_rank(work: Callable[[], Any]) -> Any:
 
 def on_every_rank(work: Callable[[], Any]) -> list[Any]:
     """Gather every rank's small, plain `work()` in rank order, or raise the first failure (collective)."""
-    outcomes = gather_objects(_outcome(work))
+    outcomes = gather_objects(outcome(work))
     for _, failure in outcomes:
         if failure:
             raise failure[0](*failure[1])
@@ -183,7 +183,7 @@ Failure = tuple[type[UserError | WorkError], tuple[str, ...]]
 """An error as it is sent to other ranks: its class, and the words that make it again."""
 
 
-def _outcome(work: Callable[[], Any]) -> tuple[Any, Failure | None]:
+def outcome(work: Callable[[], Any]) -> tuple[Any, Failure | None]:
     """Return the result of `work`, or the error that it raises."""
     try:
         return work(), None

@@ -10,7 +10,7 @@ from statistics import median
 
 from core import environment
 from core.distributed import ranks
-from core.distributed.outcomes import first_problem, gather_to_first
+from core.distributed.outcomes import gather_to_first, on_all_ranks
 from core.distributed.ranks import World
 from core.errors import PEER_LOST, WorkError
 from core.files import write_json
@@ -35,10 +35,7 @@ def look_over_nodes(world: World, output: Path) -> None:
     started = time.perf_counter()
     ranks.on_first_rank(lambda: (output / LOGS).mkdir(parents=True, exist_ok=True))
     ranks.barrier()  # clocks are read together
-    facts, failure = _measured(world, output)
-    if found := first_problem(failure):
-        raise WorkError(found[1])
-    assert facts is not None
+    facts: Facts = on_all_ranks(lambda: measure(world, output))
     gathered = gather_to_first(replace(facts, links=measure_links(world)))
     findings, summary = ranks.on_first_rank(lambda: _judged(gathered, output, started))
     say(summary)
@@ -51,14 +48,6 @@ def look_over_nodes(world: World, output: Path) -> None:
         raise WorkError(f"preflight: {reason}")
     if findings.stop:
         raise WorkError(f"preflight: {findings.stop}")
-
-
-def _measured(world: World, output: Path) -> tuple[Facts | None, str]:
-    """Return the facts of this rank, or why they could not be measured."""
-    try:
-        return measure(world, output), ""
-    except (WorkError, OSError) as error:
-        return None, str(error)
 
 
 def _judged(found: Sequence[Facts], output: Path, started: float) -> tuple[Findings, str]:

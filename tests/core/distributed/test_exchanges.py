@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[3]
 ROOMS = ("core", "data", "models", "tools", "launch")
 # Each brings an object of every rank to every rank (or to the first, and of its part of the tree to those
 # between); `wait`, `check` and `multi_get` are the store's. What goes from one rank to the others
-# (`broadcast_object`, `on_first_rank`, `first_problem`) does not grow. Torch's own exchanges of objects,
-# which connect ranks with many others, are called nowhere.
+# (`broadcast_object`, `on_first_rank`) or of one that failed (`on_all_ranks`, `first_problem`) does not grow.
+# Torch's own exchanges of objects, which connect ranks with many others, are called nowhere.
 TO_ALL = {"gather_objects", "on_every_rank"}
 TO_FIRST = {"gather_to_first"}
 TORCHS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}

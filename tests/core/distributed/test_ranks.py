@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from core.distributed import ranks
+from core.distributed import outcomes, ranks
 from core.distributed.device_choice import require_own
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
@@ -59,6 +59,19 @@ def test_what_every_rank_did_is_told_to_all_or_its_failure(
     failing = True
     with pytest.raises(UserError, match="steps=0"):
         ranks.on_every_rank(work)
+
+
+def test_the_first_failure_of_any_rank_is_told_to_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise UserError("steps", 0, "1 or more")
+
+    assert outcomes.on_all_ranks(lambda: "mine") == "mine"
+    with pytest.raises(UserError, match="steps=0"):
+        outcomes.on_all_ranks(fail)
+    others = [None, (1, (WorkError, ("disk full",))), (2, (WorkError, ("no room",)))]
+    monkeypatch.setattr(outcomes.waiting, "exchange", lambda mine, combine, *group: combine([mine, *others]))
+    with pytest.raises(WorkError, match="disk full"):
+        outcomes.on_all_ranks(lambda: "mine")
 
 
 def test_a_device_that_does_not_exist_is_refused() -> None:

@@ -104,17 +104,9 @@ def _by_number(*operands: Any, **options: Any) -> Tensor | None:
         is_spread = tensor.dim() <= len(shape) and all(size in (1, whole) for size, whole in sizes)
         if not is_spread or (tensor.shape == shape and not tensor.is_contiguous()):
             return None
-    dtype = options.get("dtype") or reduce(torch.promote_types, map(_type_of, _strongest(tensors)))
+    deciding = [tensor for tensor in tensors if tensor.dim()] or tensors
+    dtype = options.get("dtype") or reduce(torch.promote_types, (tensor.dtype for tensor in deciding))
     return torch.empty(shape, dtype=dtype)
-
-
-def _strongest(tensors: list[Tensor]) -> list[Tensor]:
-    """Return those that decide the type of a result: with dimensions, where there are any."""
-    return [tensor for tensor in tensors if tensor.dim()] or tensors
-
-
-def _type_of(tensor: Tensor) -> torch.dtype:
-    return tensor.dtype
 
 
 def _loss_backward(gradient: Tensor, values: Tensor, *others: Any) -> Tensor | None:

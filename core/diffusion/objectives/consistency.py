@@ -83,7 +83,8 @@ def consistency_loss(
     assert noised.end is not None
     assert noised.noise is not None
     s, here = noised.end, (noised.time, noised.alpha, noised.sigma)
-    there = s, *map(wide, path.levels(s))
+    alpha, sigma = path.levels(s)
+    there = s, wide(alpha), wide(sigma)
 
     def estimate(x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         seen = predictions.network_input(path, x, alpha, sigma)

@@ -91,6 +91,8 @@ def _path_in(name: str, value: Any) -> str:
         return _path_in(name, value[0])
     if isinstance(value, list | tuple):
         raise CaptionError(f"{name} holds {len(value)} files, and a row is one sample", "list")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # of a file that is called by a number, without its suffix
     if not isinstance(value, str):
         raise CaptionError(f"{name} is no path but {type(value).__name__}", "list")
     return value

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from data.raw.item import Item
-from data.raw.layouts import companions, hub_cache, media_files, named_files, splits, tar_samples
+from data.raw.layouts import companions, hub_cache, media_files, splits, tar_samples
+from data.raw.layouts.named import named_files
 from data.raw.layouts.tree import Tree
 
 # Each takes the files that are its own from the tree, and gives their samples in a fixed order.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -15,12 +16,13 @@ from data.raw.annotations.several import stored
 from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.findings import Findings
 from data.raw.item import Item, printable
-from data.raw.layouts.alike import Alike
+from data.raw.layouts.named.alike import Alike
 from data.raw.opening import Opener, opener_within
 from data.raw.rules import SourceRules
 
 BESIDE = ("videos", "images", "video", "image")  # folders where files of a table may lie, beside it
 KINDS_OF_MEDIA = (*BESIDE, "imgs", "img", "pictures", "photos", "clips", "media")  # folders called so
+A_FOLDER = "is a folder, and a sample is one file; of frames make a film (ffmpeg -i FOLDER/%04d.png FILM.mp4)"
 
 
 @dataclass
@@ -130,7 +132,10 @@ def file_item(path: Path, name: str, annotation: Annotation, within: str) -> Ite
     """Return the item of a file, refused if it is missing."""
     refused, size = annotation.refused, 0
     try:
-        size = os.stat(path).st_size
+        status = os.stat(path)
+        size = status.st_size
+        if stat.S_ISDIR(status.st_mode):
+            refused = refused or ("read", A_FOLDER)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         refused = refused or ("read", getattr(error, "strerror", None) or str(error))
     return with_annotation(Item(printable(name), path, 0, size, refused=refused, within=within), annotation)

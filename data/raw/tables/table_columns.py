@@ -61,9 +61,9 @@ def other_file_columns(table: Table, columns: ColumnsConfig) -> list[str]:
 
 
 def files_in(value: Any) -> Iterator[str]:
-    """Yield the names of pictures and films in a cell, in lists and `{bytes, path}` too."""
-    if isinstance(value, Mapping) and "path" in value:
-        value = value["path"]
+    """Yield the names of pictures and films in a cell, in lists and objects too."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, list | tuple):
         for part in value:
             yield from files_in(part)

@@ -14,7 +14,7 @@ from core.errors import UserError
 from data.dataset.quarantine import QuarantineEntry, kinds_of
 from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import Listing
-from data.raw.layouts.alike import OTHERWISE, Alike
+from data.raw.layouts.named.alike import OTHERWISE, Alike
 from tests.data.raw.test_layouts import PNG, listed, pictures, told
 
 COMPOSED = unicodedata.normalize("NFC", "café")

@@ -13,14 +13,15 @@ from pathlib import PurePosixPath
 
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
-from data.raw.annotations.roles import JSON, plain, require_columns, role_of
+from data.raw.annotations.roles import JSON, ColumnsConfig, plain, require_columns, role_of
 from data.raw.annotations.several import is_about_captions
-from data.raw.ignored import ignored_as
 from data.raw.item import Item, printable
 from data.raw.layouts.beside import with_beside
-from data.raw.layouts.located import located, place_of
-from data.raw.layouts.nameless import HEADER, note_nameless
-from data.raw.layouts.split_tables import left_out
+from data.raw.layouts.named.located import located, place_of
+from data.raw.layouts.named.nameless import HEADER, note_nameless
+from data.raw.layouts.named.other_files import leave_folders, leave_others, note_others
+from data.raw.layouts.named.split_tables import left_out
+from data.raw.layouts.named.told import Told
 from data.raw.layouts.splits import chosen
 from data.raw.layouts.tar_per_class import classes_by_name, not_taken
 from data.raw.layouts.tree import Tree, with_annotation
@@ -49,11 +50,12 @@ def read(tree: Tree) -> Iterable[Item]:
     nameless: set[str] = set()
     names = [name for name in tree.left if _may_be_table(name, () if tree.given else media)]
     others = left_out(tree, names)
+    told = Told(len(names) > 1, others)
     for name in names:
         if name not in tree.left:
             continue  # a table before it took it, as `videos.txt` does `prompts.txt`
         with tree.findings.collecting():
-            for item in _items(tree, name):
+            for item in _items(tree, name, told):
                 if name in others:
                     tree.findings.ignored[f"row of split {others[name]}"] += 1
                     continue
@@ -61,7 +63,7 @@ def read(tree: Tree) -> Iterable[Item]:
                     nameless.add(name)
                     item = replace(item, class_name=words[name] if tree.rules.classes else "")
                 yield item
-    _leave_others(tree)
+    leave_others(tree)
     if nameless and tree.rules.classes is None:
         tree.findings.said.append(not_taken("tables", (words[name] for name in nameless)))
 
@@ -76,7 +78,7 @@ def _may_be_table(name: str, media: Collection[str]) -> bool:
     return suffix in READERS and not (suffix in (".json", ".txt") and str(path.with_suffix("")) in media)
 
 
-def _items(tree: Tree, name: str) -> Iterator[Item]:
+def _items(tree: Tree, name: str, told: Told) -> Iterator[Item]:
     table = open_table(tree.source / name, tree.rules.encoding, tree.within(name))
     if table is None:
         if tree.given:
@@ -97,7 +99,10 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
                 f"{table.path}: pictures lie in {' and '.join(map(repr, table.pictures))}, which is no usual "
                 f"name; columns.path={table.pictures[0]} takes them"
             )
-        require_columns(table.path, table.columns, tree.rules.columns)
+        columns = tree.rules.columns
+        if name in told.without:  # of it only the files matter
+            columns = ColumnsConfig(path=columns.path)
+        require_columns(table.path, table.columns, columns)
     except UserError as error:
         with_path = any(role_of(column, tree.rules.columns) == "path" for column in table.columns)
         if tree.given or table.pictures or (with_path and not table.headless):
@@ -112,7 +117,7 @@ def _items(tree: Tree, name: str) -> Iterator[Item]:
     if table.how:
         tree.findings.said.append(f"{name}: {table.how}")
     _note_columns(tree, table, name)
-    yield from _rows_of(tree, table, name)
+    yield from _rows_of(tree, table, name, told)
 
 
 def _note_columns(tree: Tree, table: Table, name: str) -> None:
@@ -124,7 +129,7 @@ def _note_columns(tree: Tree, table: Table, name: str) -> None:
             tree.findings.add_column(name, column, [fields.get(column) for fields in table.head])
 
 
-def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
+def _rows_of(tree: Tree, table: Table, name: str, told: Told) -> Iterator[Item]:
     """Yield the samples of a table that names files; count those of splits that are not wanted."""
     columns = tree.rules.columns
     split, others = split_column(table, columns), other_file_columns(table, columns)
@@ -145,26 +150,27 @@ def _rows_of(tree: Tree, table: Table, name: str) -> Iterator[Item]:
                 unwanted.update(_places(tree, table, row))
                 continue
         for column in others:
-            _note_others(tree, table, row, column)
-        item = _row_item(tree, table, row, f"{shown}:{row.number}", named)
+            note_others(tree, table, row, column)
+        item = _row_item(tree, table, row, f"{shown}:{row.number}", told, named)
         if item is not None:
             yield item
     if split:
         chosen(tree, splits, "row")
         tree.findings.ignored.update({f"row of split {part}": count for part, count in left_out.items()})
     tree.take(named | unwanted)
+    leave_folders(tree, named)
 
 
 def _places(tree: Tree, table: Table, row: Row) -> Iterator[str]:
     """Yield the files of the source that a row names as its path."""
     for column, value in row.fields.items():
         if role_of(column, tree.rules.columns) == "path":
-            for text in [value] if isinstance(value, str) else files_in(value):
+            for text in [str(value)] if isinstance(value, str | int) else files_in(value):
                 yield place_of(tree, table.path, text)
 
 
-def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) -> Item | None:
-    """Return the sample of one row; None if its file belongs to a split that is not packed."""
+def _row_item(tree: Tree, table: Table, row: Row, name: str, told: Told, named: set[str]) -> Item | None:
+    """Return the sample of one row; None if its file is of another split, or a sample already."""
     if row.problem:
         return Item(name, table.path, 0, 0, refused=("list", row.problem))
     embedded = None
@@ -184,53 +190,22 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, named: set[str]) ->
         return None
     if not annotation.path:
         tree.note(annotation)
+        named.update(_places(tree, table, row))  # of a row that is set aside, and no samples without it
         missing = "picture" if table.pictures else "path"
         refused = annotation.refused or ("list", f"the row has no {missing}")
         return Item(name, table.path, 0, 0, refused=refused)
     item, relative = located(tree, table.path, annotation)
+    said, place = annotation, relative or str(item.path)
     annotation = with_beside(tree, relative, replace(annotation, refused=item.refused))
     tree.note(annotation)
     item = with_annotation(item, annotation)
     if relative in tree.left_out:
         tree.findings.ignored["row of a file of another split"] += 1
         return None
-    _once(tree, table, row, item, relative, named)
-    named.add(relative or str(item.path))
-    return item
-
-
-def _note_others(tree: Tree, table: Table, row: Row, column: str) -> None:
-    """Note the files of the source that an unread column names, such as controls and masks."""
-    for text in files_in(row.fields.get(column)):
-        if name := place_of(tree, table.path, text):
-            tree.named_otherwise.setdefault(name, column)
-
-
-def _leave_others(tree: Tree) -> None:
-    """Leave out files that tables name in unread columns alone: a control of a sample is no sample."""
-    for name, column in tree.named_otherwise.items():
-        if name in tree.left:
-            tree.take([name])
-            tree.findings.ignored[f"named by column {column!r} alone, which is not read"] += 1
-
-
-def _once(tree: Tree, table: Table, row: Row, item: Item, relative: str, named: set[str]) -> None:
-    """Count a file that a row before names too; UserError if another table took it.
-
-    Two tables of the same files would make each a sample twice, with what either says of it.
-    """
-    if (relative or str(item.path)) in named:
-        tree.findings.notes["row of a file that a row before names too, each a sample"] += 1
-    elif (
-        len(tree.tables) > 1
-        and relative
-        and not (item.refused or relative in tree.left or ignored_as(relative))
-    ):
-        others = ", ".join(tree.tables[:-1])
-        raise UserError(
-            f"{table.path}: row {row.number}: {relative} is named by another table too ({others}); "
-            "give the one that is meant as the source, or move the other away"
-        )
+    readable = "" if item.refused else relative
+    is_repeated = told.repeats(tree, table, row, readable, said, is_again=place in named)
+    named.add(place)
+    return None if is_repeated else item
 
 
 def _embedded_item(tree: Tree, table: Table, row: Row, embedded: Embedded, name: str) -> Item:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import Annotation
 from data.raw.item import Item, printable
-from data.raw.layouts.alike import OTHERWISE
+from data.raw.layouts.named.alike import OTHERWISE
 from data.raw.layouts.tree import BESIDE, Tree, file_item
 from data.raw.opening import LEAVES, is_within
 
@@ -19,6 +20,7 @@ LONGEST_PATH = 4096  # Linux's PATH_MAX
 LONGEST_BASE = 300  # characters; names of files have at most 255
 BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # JPEG, PNG, GIF and WebP
 BACKSLASHES = "path with \\, read as /"
+_SUFFIXES = (*MEDIA_SUFFIXES, *(suffix.upper() for suffix in MEDIA_SUFFIXES))
 ELSEWHERE = "is not there, and lies outside of the source; write it relative to the table"
 OUTSIDE = "file of a table outside of the table's folder"
 
@@ -97,7 +99,10 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
         tree.findings.notes[BACKSLASHES] += 1
     if found:
         return found, ""
-    for other in _written_otherwise(folder, forward):
+    others = [*_written_otherwise(folder, forward)]
+    if tree.given and not forward.lower().endswith(MEDIA_SUFFIXES):
+        others += [f"{name}{suffix}" for name in beside for suffix in _SUFFIXES]
+    for other in others:
         if _exists(found := os.path.join(folder, other)):
             tree.findings.notes[OTHERWISE] += 1
             return found, ""
@@ -107,6 +112,7 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
 def _written_otherwise(folder: str, text: str) -> Iterator[str]:
     """Yield what a path may mean: without spaces around it, encoded as in URLs, from a folder further up."""
     yield text.strip()
+    yield re.sub(r"#\d+$", "", text)  # of Flickr30k's `.token`, which numbers the captions of a picture
     if "%" in text:
         yield unquote(text)
     parts, above = text.split("/"), os.path.abspath(folder).split("/")

@@ -1,0 +1,106 @@
+"""Datasets byte for byte as trainers and their scripts write or document them; each test names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core.errors import UserError
+from data.raw.annotations.roles import ColumnsConfig
+from data.raw.ingest import list_source
+from data.raw.rules import SourceRules
+from tests.data.raw.test_layouts import PNG, lines, listed, pictures, place
+from tests.data.raw.test_row_annotation import parquet
+
+CAPTIONS = {"a": {"caption": "red cat"}, "b": {"caption": "blue dog"}}
+LATENTS = {
+    name: {**fields, "tags": "tags of it", "train_resolution": [512, 512]}
+    for name, fields in CAPTIONS.items()
+}
+
+
+def test_kohyas_metadata_of_each_step_may_lie_side_by_side(tmp_path: Path) -> None:
+    """sd-scripts: merge_captions_to_metadata.py, then prepare_buckets_latents.py, into a file each."""
+    metadata = {"meta_cap.json": json.dumps(CAPTIONS, indent=2), "meta_lat.json": json.dumps(LATENTS)}
+    listing = listed(tmp_path, {**pictures("a.png", "b.png"), "a.npz": b"", **metadata})
+    assert [(item.name, item.text) for item in listing.items] == [("a.png", "red cat"), ("b.png", "blue dog")]
+    assert any("2 x row that says of a file no more than another table" in said for said in listing.said)
+    given = list_source(tmp_path / "meta_lat.json")
+    assert [(item.name, item.text) for item in given.items] == [("a.png", "red cat"), ("b.png", "blue dog")]
+
+
+def test_tables_that_differ_on_a_file_are_refused_and_say_in_what(tmp_path: Path) -> None:
+    other = json.dumps({**CAPTIONS, "b": {"caption": "a wolf"}})
+    files = {**pictures("a.png", "b.png"), "meta_cap.json": json.dumps(CAPTIONS), "meta_new.json": other}
+    with pytest.raises(
+        UserError, match=r"row 2: b.png is named by another table too .*another caption; give"
+    ):
+        listed(tmp_path / "a", files)
+    labelled = {"cap.csv": "path,text\na.png,red\n", "lab.csv": "path,label\na.png,3\n"}
+    with pytest.raises(UserError, match=r"a.png is named by another table too .*another label; give"):
+        listed(tmp_path / "b", {**pictures("a.png"), **labelled})
+
+
+def test_a_test_table_agrees_with_no_other(tmp_path: Path) -> None:
+    tables = {name: "path,text\na.png,red\n" for name in ("train.csv", "test.csv")}
+    with pytest.raises(UserError, match=r"a.png is named by another table too"):
+        listed(tmp_path, {**pictures("a.png"), **tables}, split="train")
+
+
+def test_fastvideos_table_lies_beside_the_lists_it_was_made_from(tmp_path: Path) -> None:
+    """FastVideo: scripts/dataset_preparation/prepare_json_file.py reads the lists and leaves them."""
+    rows = [{"path": f"{k}.mp4", "resolution": {"width": 4}, "fps": 24.0, "cap": [f"t{k}"]} for k in (0, 1)]
+    lists = {"videos.txt": "videos/0.mp4\nvideos/1.mp4\n", "prompt.txt": "t0\nt1\n"}
+    made = {"videos2caption.json": json.dumps(rows, indent=2), "merge.txt": "videos,videos2caption.json\n"}
+    listing = listed(tmp_path, {"videos/0.mp4": PNG, "videos/1.mp4": PNG, **lists, **made})
+    assert [(i.name, i.text) for i in listing.items] == [("videos/0.mp4", "t0"), ("videos/1.mp4", "t1")]
+
+
+def test_a_folder_of_frames_in_a_table_is_named_and_its_frames_are_no_samples(tmp_path: Path) -> None:
+    """musubi-tuner, docs/dataset_config.md: `video_path` can be a directory containing multiple images."""
+    table = lines({"video_path": "v", "caption": "red"}, {"video_path": "w", "caption": "blue"})
+    listing = listed(tmp_path, {**pictures("v/0.png", "v/1.png", "w/0.png"), "m.jsonl": table})
+    assert [item.text for item in listing.items] == ["red", "blue"]
+    assert all(
+        item.refused and "is a folder, and a sample is one file" in item.refused[1] for item in listing.items
+    )
+    assert any("3 in a folder that a table names" in said for said in listing.said)
+
+
+def test_files_in_objects_of_a_table_are_no_samples(tmp_path: Path) -> None:
+    """DiffSynth-Studio, docs/en/Model_Details/MiniMax-H3.md: `references` is a list of objects."""
+    row = {"video": "a.mp4", "prompt": "red", "references": [{"type": "image", "image": "r.png"}]}
+    listing = listed(tmp_path, {"a.mp4": PNG, **pictures("r.png"), "metadata.json": json.dumps([row])})
+    assert [(item.name, item.text) for item in listing.items] == [("a.mp4", "red")]
+
+
+def test_files_of_a_row_of_several_are_no_samples_without_it(tmp_path: Path) -> None:
+    """DiffSynth-Studio's layered images: `image` is a list."""
+    row = {"prompt": "poster", "image": ["0.png", "1.png"]}
+    (item,) = listed(tmp_path, {**pictures("0.png", "1.png"), "metadata.json": json.dumps([row])}).items
+    assert item.refused == ("list", "image holds 2 files, and a row is one sample")
+
+
+def test_numbers_may_name_files(tmp_path: Path) -> None:
+    """SimpleTuner, documentation/DATALOADER.md: `filename_column` is `id` in photo-concept-bucket."""
+    place(tmp_path, pictures("101.png", "102.png"))
+    cells = {"id": [101, 102], "cogvlm_caption": ["red", "blue"], "tags": ["r", "b"]}
+    parquet(tmp_path / "photo-concept-bucket.parquet", cells)
+    rules = SourceRules(columns=ColumnsConfig(path="id", text="cogvlm_caption"))
+    assert [(i.name, i.text) for i in list_source(tmp_path, rules).items] == [
+        ("101.png", "red"),
+        ("102.png", "blue"),
+    ]
+
+
+def test_of_tables_of_other_splits_only_the_files_matter(tmp_path: Path) -> None:
+    """Something-Something v2: test.json has no labels, which are sentences elsewhere."""
+    tables = {
+        "labels/train.json": json.dumps([{"id": "1", "label": "holding a potato", "template": "Holding"}]),
+        "labels/test.json": json.dumps([{"id": "2"}]),
+    }
+    columns = ColumnsConfig(path="id", text="label")
+    listing = listed(tmp_path, {"v/1.webm": PNG, "v/2.webm": PNG, **tables}, columns=columns, split="train")
+    assert [(item.name, item.text) for item in listing.items] == [("v/1.webm", "holding a potato")]

@@ -8,6 +8,7 @@ labels that nobody read.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from core.errors import UserError
 from core.files import instead
 from data.media.formats import READ_SUFFIXES
 from data.raw.annotations.captions import carrier
+from data.raw.annotations.label_values import LABEL
 from data.raw.annotations.labels import Pair, numbering
 from data.raw.annotations.several import STORED
 from data.raw.annotations.split_names import SPLITS, is_split, split_in
@@ -105,13 +107,17 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
 
 
 def _alike_but_for_case(classes: Sequence[str]) -> list[str]:
-    """Say which classes have names that differ in case alone: they may be meant as one."""
+    """Say which classes have names that differ in case, spaces or Unicode form alone: one may be meant."""
     named: dict[str, list[str]] = {}
     for name in filter(None, classes):
-        named.setdefault(name.casefold(), []).append(name)
+        named.setdefault(" ".join(unicodedata.normalize("NFC", name).casefold().split()), []).append(name)
     alike = [f"{' and '.join(names)}" for names in named.values() if len(names) > 1]
     shown = f"{', '.join(alike[:3])}{' ...' if len(alike) > 3 else ''}"
-    return [f"warning: classes that differ in case alone stay apart: {shown}"] if alike else []
+    return (
+        [f"warning: classes that differ in case, spaces or Unicode form alone stay apart: {shown}"]
+        if alike
+        else []
+    )
 
 
 def _called_as_splits(classes: Sequence[str]) -> list[str]:
@@ -157,7 +163,10 @@ def _wanted(item: Item, rules: SourceRules) -> Item:
     if not rules.wants_text:
         more = {name: value for name, value in item.more.items() if name not in STORED}
         item = replace(item, text="", more=more)
-    return item if rules.classes is not False else replace(item, label=-1, class_name="")
+    if rules.classes is not False:
+        return item
+    refused = None if item.refused and item.refused[0] == LABEL else item.refused
+    return replace(item, label=-1, class_name="", refused=refused)
 
 
 @dataclass

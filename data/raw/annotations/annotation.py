@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data.raw.annotations import several
+from data.raw.annotations.label_values import label_and_class
 from data.raw.annotations.roles import NOTHING, USUAL_COLUMNS, ColumnsConfig, by_role, is_nothing, role_of
 from data.raw.annotations.several import Caption, CaptionError
 
 LONGEST_BYTES = 1 << 20  # largest caption file
-LARGEST_LABEL = 2**31 - 1
-_NUMBER = re.compile(r"[-+]?[0-9]*[.,]?[0-9]+([eE][-+]?[0-9]+)?")
 MARK = "\ufeff"  # a byte-order mark; tables that were joined have some within
 NOT_A_TEXT = "a word for nothing ('nan', 'None', ...) instead of a caption, taken as none"
+NOT_A_LABEL = "a word for nothing ('nan', 'None', ...) instead of a label, taken as none"
+LABELS = {"label", "class"}  # roles that say the class of a sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +48,24 @@ def from_fields(
     """
     fields = {n: v.strip(MARK) if isinstance(v, str) else v for n, v in fields.items()}
     found = by_role(fields, columns)
-    notes = tuple(
-        NOT_A_TEXT
+    nothing = {
+        role_of(name, columns)
         for name, value in fields.items()
-        if isinstance(value, str) and value.strip() in NOTHING and role_of(name, columns) == "text"
-    )[:1]
+        if isinstance(value, str) and value.strip() in NOTHING
+    }
+    notes = (*([NOT_A_TEXT] if "text" in nothing else []), *([NOT_A_LABEL] if nothing & LABELS else []))
     try:
         path = _path(found["path"])
         captions = several.read(fields, found["text"], columns, one_text=one_text)
-        label, class_name = _class(found["label"], found["class"])
     except CaptionError as error:
         path = next((v for _, v in found["path"] if isinstance(v, str)), "")
         return Annotation(path=path, refused=(error.stage, str(error)))
-    annotation = Annotation(label, class_name, path=path, notes=notes)
+    annotation = Annotation(path=path, notes=notes)
+    try:
+        label, class_name = label_and_class(found["label"], found["class"])
+        annotation = replace(annotation, label=label, class_name=class_name)
+    except CaptionError as error:
+        class_name, annotation = "", replace(annotation, refused=(error.stage, str(error)))
     texts = tuple(caption.text for caption in captions)
     if any(len(text) > LONGEST_BYTES for text in texts):
         return replace(annotation, refused=("caption", f"text longer than {LONGEST_BYTES} characters"))
@@ -96,64 +101,6 @@ def _path_in(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise CaptionError(f"{name} is no path but {type(value).__name__}", "list")
     return value
-
-
-def _class(labels: list[tuple[str, Any]], names: list[tuple[str, Any]]) -> tuple[int, str]:
-    """Return class number and name.
-
-    A number alone is the label, whatever its column; a word alone is the name. Truth values are the words
-    `false` and `true`, as CSV has them.
-    """
-    labels, names = _in_words(labels), _in_words(names)
-    for _, value in names:
-        if not isinstance(value, str | int | float):
-            raise CaptionError(f"class is not a text but {type(value).__name__}")
-    words = list(dict.fromkeys(str(value).strip() for _, value in names))
-    if len(words) > 1:
-        first, second = names[0][0], names[1][0]
-        raise CaptionError(
-            f"{first!r} and {second!r} differ; columns.label=NAME says which is meant", "columns"
-        )
-    if not labels:
-        try:
-            return (read_label(names[0][1]), "") if names else (-1, "")
-        except ValueError:
-            return -1, words[0]
-    value, name = labels[0][1], words[0] if words else ""
-    try:
-        return read_label(value), name
-    except ValueError as error:
-        is_word = isinstance(value, str) and not _NUMBER.fullmatch(value.strip())
-        if not is_word or (name and name != value.strip()):
-            raise CaptionError(str(error)) from None
-    return -1, value.strip()
-
-
-def _in_words(found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    return [(name, str(value).lower() if isinstance(value, bool) else value) for name, value in found]
-
-
-def read_label(value: Any) -> int:
-    """Parse a class number, also `2.0`, `2,0` (a decimal comma), `+2` or `2e0`.
-
-    -1 for none. ValueError if it is not a whole number.
-    """
-    if is_nothing(value):
-        return -1
-    refused = ValueError(f"label {str(value)[:40]!r} is not a whole number")
-    if isinstance(value, str):
-        value = re.sub(r",0+\s*$", "", value)
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
-        value = int(value) if len(value) < 40 else float(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise refused from None
-    if isinstance(value, bool) or not number.is_integer():
-        raise ValueError(f"label {value!r} is not a whole number")
-    if not -1 <= number <= LARGEST_LABEL:
-        raise ValueError(f"label {str(value)[:40]} is out of range")
-    return int(number)
 
 
 def _is_unicode(text: str) -> bool:

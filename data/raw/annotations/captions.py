@@ -14,8 +14,8 @@ from data.raw.annotations.annotation import (
     NOT_A_TEXT,
     Annotation,
     from_fields,
-    read_label,
 )
+from data.raw.annotations.label_values import read_label
 from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
 from data.raw.annotations.several import is_about_captions
 from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
@@ -79,7 +79,7 @@ def combined(
     try:
         for suffix in sorted(contents, key=_rank):
             text = decoded(contents[suffix], encoding)
-            if suffix == captions or carrier(suffix) == "text":
+            if carrier(suffix) == "text" or (suffix == captions and carrier(suffix) != "json"):
                 texts[suffix] = text.strip()
             elif carrier(suffix) == "cls":
                 fields["cls"] = text.strip()

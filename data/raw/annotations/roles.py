@@ -27,8 +27,12 @@ USUAL: dict[Role, tuple[str, ...]] = {
 }
 MOST_LETTERS, MOST_COLUMNS = 60, 40  # of names of columns, shown
 JSON = "json"  # a column that holds objects with fields of their own, as of WebDataset samples
-# Texts that Python, pandas and databases write for a missing value.
-NOTHING = {"nan", "NaN", "NAN", "-nan", "<NA>", "#N/A", "N/A", "n/a", "None", "NULL", "null", r"\N"}
+# Texts that Python, pandas, R, databases and spreadsheets write for a missing value.
+NOTHING = {
+    *("nan", "NaN", "NAN", "-nan", "-NaN", "1.#QNAN", "-1.#IND", "<NA>", "NA", "N/A", "n/a", "#NA"),
+    *("None", "NULL", "null", r"\N", "undefined", "[]", "{}", "()", "[None]", "[nan]", "''", '""'),
+    *("#N/A", "#N/A N/A", "#NULL!", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#NUM!"),  # Excel's
+}
 _LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|sentence|annotation")
 # Suffixes of programs and arrays, which may well begin with readable bytes.
 NO_TEXT = {

@@ -94,6 +94,7 @@ def _form(path: Path, encoding: Encoding, within: str) -> _Form:
     try:
         with open(path, encoding=name, errors=UNDECODED, newline="", opener=opener_within(within)) as file:
             first = file.readline(LONGEST_LINE).strip("\r\n")
+            first = first.strip('"') if first.lower().startswith('"sep=') else first
             declared = first.lower().startswith("sep=") and len(first) == 5
             header = file.readline(LONGEST_LINE).strip("\r\n") if declared else first
     except UnicodeError as error:
@@ -129,7 +130,7 @@ def _lines(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
         try:
             for fields in reader:
                 if any(fields):
-                    yield reader.line_num + form.declared, fields
+                    yield reader.line_num + form.declared, [_unwrapped(field) for field in fields]
                 began = reader.line_num + 1
         except csv.Error as error:
             line = began + form.declared
@@ -144,6 +145,11 @@ def _lines(path: Path, form: _Form) -> Iterator[tuple[int, list[str]]]:
             ) from None
         except UnicodeError as error:
             raise UserError(f"{path}: not text in {form.encoding}: {error}") from None
+
+
+def _unwrapped(field: str) -> str:
+    """Return a field without the form in which spreadsheets are made to keep a text as it is, `="001"`."""
+    return field[2:-1] if len(field) > 2 and field.startswith('="') and field.endswith('"') else field
 
 
 def _head(path: Path, form: _Form, columns: tuple[str, ...]) -> Iterator[Row]:

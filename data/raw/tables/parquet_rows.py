@@ -135,9 +135,23 @@ def _values(column: Any, name: str) -> list[Any]:
     if _is_text(column.type):
         values = column.cast(pyarrow.large_binary()).to_pylist()  # Arrow trusts the file to hold UTF-8
         return [None if value is None else value.decode("utf-8", UNDECODED) for value in values]
+    column = column.cast(_without_times(column.type))
     if pyarrow.types.is_map(column.type):  # which Arrow gives as pairs
         return [value if value is None else dict(value) for value in column.to_pylist()]
     return list(column.to_pylist())
+
+
+def _without_times(kind: Any) -> Any:
+    """Return a type with counts in the place of times, which Python cannot hold as finely or as far away."""
+    import pyarrow
+
+    if pyarrow.types.is_temporal(kind):
+        return pyarrow.int32() if kind.bit_width == 32 else pyarrow.int64()
+    if not pyarrow.types.is_nested(kind) or pyarrow.types.is_map(kind):
+        return kind
+    parts = [kind.field(k) for k in range(kind.num_fields)]
+    parts = [part.with_type(_without_times(part.type)) for part in parts]
+    return pyarrow.struct(parts) if pyarrow.types.is_struct(kind) else pyarrow.large_list(parts[0])
 
 
 def _embedded(column: Any, name: str) -> list[Any]:

@@ -173,4 +173,7 @@ def test_captions_of_samples_called_by_number_are_not_lost(tmp_path: Path) -> No
 def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:
     listing = listed(tmp_path, pictures("Cat/0.png", "cat/1.png", "dog/2.png"))
     assert listing.classes == ("Cat", "cat", "dog")
-    assert "warning: classes that differ in case alone stay apart: Cat and cat" in listing.said
+    assert (
+        "warning: classes that differ in case, spaces or Unicode form alone stay apart: Cat and cat"
+        in listing.said
+    )

@@ -214,7 +214,7 @@ def test_truth_values_decimal_commas_and_marks_within_tables(tmp_path: Path) -> 
     joined = "\ufeffpath;label;text\n0.png;2,0;\ufeffa\n\ufeff1.png;1,5;b\n"
     one, other = listed(tmp_path / "b", {**pictures("0.png", "1.png"), "a.csv": joined}).items
     assert (one.label, one.text, one.refused) == (2, "a", None)
-    assert (other.name, other.refused) == ("1.png", ("caption", "label '1,5' is not a whole number"))
+    assert (other.name, other.refused) == ("1.png", ("label", "label '1,5' is not a whole number"))
 
 
 def test_a_field_that_json_has_twice_is_named(tmp_path: Path) -> None:

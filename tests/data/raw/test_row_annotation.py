@@ -184,7 +184,7 @@ def test_json_lines_that_are_one_list_are_refused_by_name(tmp_path: Path) -> Non
 def test_a_label_that_is_a_fraction_is_no_name(tmp_path: Path) -> None:
     table = "path,label\n0.png,0.15\n1.png,3\n"
     listing = listed(tmp_path, {**pictures("0.png", "1.png"), "m.csv": table})
-    assert [i.refused for i in listing.items] == [("caption", "label '0.15' is not a whole number"), None]
+    assert [i.refused for i in listing.items] == [("label", "label '0.15' is not a whole number"), None]
 
 
 def test_sentences_in_conversations_may_be_the_captions(tmp_path: Path) -> None:

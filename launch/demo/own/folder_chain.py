@@ -119,7 +119,8 @@ class OwnChain(Chain):
     def sample(self) -> Sequence[Command]:
         choice = self._choice()
         guided = self._uses_text() or len(self._packed().manifest.classes) > 1
-        more: dict[str, object] = {} if guided else {"sampler.guidance": 1.0}
+        unguided = {"sampler.guidance": 1.0, "sampler.guidance_end": 0.0}
+        more: dict[str, object] = {} if guided else {**unguided}
         if self._uses_text():
             more["prompt_file"] = self._prompts()
         commands = []

@@ -15,6 +15,7 @@ from data.media.formats import DEFAULT_LIMITS
 from data.media.images import encode_mp4, encode_png
 from data.raw.decoding import read_pixels
 from launch.demo.own import speed
+from launch.demo.own.folder_chain import OwnChain
 from launch.demo.own.settling import most_common, read_settled, settle
 from launch.demo.report import render
 from tools.shard import job as shard
@@ -87,6 +88,17 @@ def test_captions_that_cannot_be_read_are_said_not_to_be_used(
     monkeypatch.setattr("launch.demo.own.telling.can_read_words", lambda: False)
     settle(output, 5, 1, tiny=True, text_encoder="")
     assert "captions: 8 are NOT used, since transformers is not installed" in capfd.readouterr().err
+
+
+def test_samples_that_nothing_can_guide_are_not_asked_to_be(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.demo.own.folder_chain.can_read_words", lambda: False)
+    settle(output, 5, 1, tiny=True, text_encoder="")
+    commands = OwnChain(output, 0, 1, tiny=True, minutes=5).sample()
+    assert len(commands) == 2
+    for command in commands:
+        assert {"sampler.guidance=1.0", "sampler.guidance_end=0.0"} < set(command.text().split())
 
 
 def test_reading_is_timed_on_images_and_on_clips_that_are_long_enough(output: Path) -> None:

@@ -57,7 +57,7 @@ def place() -> Place:
         mine = _number("RANK", 0)
         local = _number("LOCAL_RANK", mine)
         return Place(starter, mine, _number("WORLD_SIZE", 1), local, _number("LOCAL_WORLD_SIZE", 1))
-    if "SLURM_STEP_ID" in environ:  # a batch script has SLURM_PROCID too, and is no task
+    if is_step():  # a batch script has SLURM_PROCID too, and is no task
         return _slurm_place()
     if "SUBMITIT_LOCAL_GLOBALID" in environ:
         size = _number("SUBMITIT_LOCAL_NTASKS", 1)
@@ -82,9 +82,14 @@ def is_rank() -> bool:
     return place().is_rank
 
 
+def is_step() -> bool:
+    """Return whether `srun` started this process."""
+    return "SLURM_STEP_ID" in os.environ
+
+
 def has_peers() -> bool:
     """Return `is_rank` without checking that the launcher's variables fit together."""
-    tasks = "SLURM_STEP_NUM_TASKS" if _is_step() else "SUBMITIT_LOCAL_NTASKS"
+    tasks = "SLURM_STEP_NUM_TASKS" if is_step() else "SUBMITIT_LOCAL_NTASKS"
     return bool({"RANK", "WORLD_SIZE"} & set(os.environ)) or os.environ.get(tasks, "1") != "1"
 
 
@@ -128,7 +133,7 @@ def launch() -> str | None:
 
 def meeting() -> str | None:
     """Return the name shared only by tasks started together; None where it is not known."""
-    if _is_step():
+    if is_step():
         return f"{attempt()}.{os.environ['SLURM_STEP_ID']}"
     job = os.environ.get("SUBMITIT_LOCAL_JOB_ID")
     return f"submitit-{job}" if job else None
@@ -162,27 +167,8 @@ def threads() -> int:
     if per_task := _number("SLURM_CPUS_PER_TASK", 0):
         allowed.append(per_task)
     if on_node := _number("SLURM_CPUS_ON_NODE", 0):
-        allowed.append(on_node // (_slurm_place().local_size if _is_step() else 1))
+        allowed.append(on_node // (_slurm_place().local_size if is_step() else 1))
     return max(1, min(allowed))
-
-
-def limit_threads() -> None:
-    """Have numeric libraries compute in as many threads as SLURM gave this task, unless a person said so.
-
-    To be called before they are imported. Our launcher and torchrun do it for their ranks.
-    """
-    if _is_step():
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads()))
-
-
-def prepare_allocator() -> None:
-    """Have torch's allocator on GPUs grow its segments, unless a person set it up.
-
-    To be called before torch is imported. Segments of fixed size fragment where shapes differ: tensors of one
-    bucket do not fit what those of another left.
-    """
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its earlier name
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def local_rank_for_libraries() -> None:
@@ -243,10 +229,6 @@ def is_last_torchrun_attempt() -> bool:
         return False
     count, most = _number("TORCHELASTIC_RESTART_COUNT", 0), _number("TORCHELASTIC_MAX_RESTARTS", 0)
     return os.environ.get("LOCAL_RANK") == "0" and count >= most
-
-
-def _is_step() -> bool:
-    return "SLURM_STEP_ID" in os.environ
 
 
 def _slurm_place() -> Place:

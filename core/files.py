@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -19,41 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import UserError
-
 TEMPORARY_PREFIX = ".tmp-"
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of storage without hard links
 MEETING_PREFIX = ".meeting-"  # where ranks find each other; core/distributed/rendezvous.py
-
-
-def cache_folder() -> Path:
-    """Return the cache folder of this user's runs: LONGTAKE_CACHE, else `longtake` in the cache folder."""
-    if named := os.environ.get("LONGTAKE_CACHE"):
-        return Path(named)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtake"
-    except RuntimeError:  # a user id without an entry, as in containers
-        raise UserError("LONGTAKE_CACHE", "''", "a folder, since this user has no home folder") from None
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of storage without hard links
 
 
 def temporary_name(path: Path) -> Path:
     """Return a sibling of `path` that no reader takes for a published file."""
     return path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
-
-
-def instead(path: Path) -> str:
-    """Return an addition to an error about a folder: nothing, a file or an empty folder is there; else ''."""
-    if not path.is_dir():
-        return "; this is a file" if path.exists() else f"; nothing is there{_hub_hint(path)}"
-    return "" if published(path) else "; this folder is empty"
-
-
-def _hub_hint(path: Path) -> str:
-    """Say how to get the folder where `path` looks like a name on the Hugging Face hub (`owner/model`)."""
-    name = str(path)
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) or path.parent.is_dir():
-        return ""
-    return f", and nothing is downloaded: `hf download {name} --local-dir FOLDER` makes a folder to give"
 
 
 def published(folder: Path, pattern: str = "*") -> list[Path]:

@@ -124,7 +124,7 @@ def _execute(words: Sequence[str]) -> int:
     from core import environment, terminal
     from core.errors import UserError
     from core.reading import open_files
-    from launch import arguments, help, jobs, local
+    from launch import arguments, help, jobs, libraries, local
 
     for word in words:
         if not word.isprintable() and word != word.encode(errors="replace").decode():
@@ -133,8 +133,8 @@ def _execute(words: Sequence[str]) -> int:
         if words and words[0] == command.name:
             return int(command.load().main(words[1:]))
     place = environment.place()
-    environment.limit_threads()
-    environment.prepare_allocator()
+    libraries.limit_threads()
+    libraries.prepare_allocator()
     typed = arguments.parse(words, jobs.SEVERAL)
     if not typed.job:
         terminal.deliver(help.overview())

@@ -8,8 +8,9 @@ from typing import Any, TypedDict
 import torch
 
 from core.errors import UserError, WorkError
-from core.files import fingerprint, instead
+from core.files import fingerprint
 from core.reading import json_files
+from core.reading.instead import instead
 from core.reading.json_files import Malformed
 from models import weights
 from models.foreign import read_by_library

@@ -16,9 +16,9 @@ from core import terminal
 from core.config.loading import difference
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.files import instead
 from core.progress import aligned
 from core.reading import json_files
+from core.reading.instead import instead
 from core.records import read_rows
 from core.run.folder import EVALUATED, SCORES
 from tools.runs.rulers import RULER, SUBJECT

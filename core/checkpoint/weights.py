@@ -20,7 +20,7 @@ from core.checkpoint.store import CheckpointStore
 from core.checkpoint.tensor_file import Entry, open_tensors, read_range
 from core.engine.network import MAIN
 from core.errors import UserError
-from core.files import instead
+from core.reading.instead import instead
 from core.run.folder import CHECKPOINTS
 
 

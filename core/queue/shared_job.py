@@ -6,14 +6,14 @@ folder alone and wait for one another in no collective. Any may join, leave or b
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from core import environment
 from core.distributed import ranks
 from core.errors import PeerLost, RankFailed, UserError, WorkError
+from core.faults.broken_device import DeviceError, naming_device
 from core.progress import Progress, counted
 from core.queue import full_disk
 from core.queue.config import QueueConfig
@@ -21,7 +21,6 @@ from core.queue.dead_owners import expire_dead
 from core.queue.failures import Failure
 from core.queue.leases import Leases, LeaseState
 from core.queue.work_queue import WorkQueue
-from core.run import ends
 from core.run.ending import Ending
 
 LEASES = ".leases"  # inside the output, until the result is there
@@ -31,10 +30,6 @@ ROUNDS = 3  # of making what is missing when the parts are put together
 
 class IncompleteParts(WorkError):
     """Parts are missing or damaged, so that the result cannot be put together."""
-
-
-class DeviceError(RuntimeError):
-    """The device of this worker has failed, which no unit is to blame for."""
 
 
 class SharedJob(ABC):
@@ -129,17 +124,6 @@ def work(job: SharedJob, queue: QueueConfig) -> None:
                     raise without_room from None
                 raise
     job.clear()
-
-
-@contextlib.contextmanager
-def naming_device() -> Iterator[None]:
-    """Turn what a broken device raises into DeviceError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if ends.kind_of(error) == "device":
-            raise DeviceError(str(error)) from error
-        raise
 
 
 class _Worker:

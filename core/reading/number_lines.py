@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import instead, read_text
+from core.files import read_text
+from core.reading.instead import instead
 
 LARGEST_FILE = 1 << 22  # bytes
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from core import garbage
 from core.errors import UserError, WorkError
-from core.files import fingerprint, instead, sealed, write_json
+from core.files import fingerprint, sealed, write_json
 from core.progress import counted
 from core.reading import json_files
+from core.reading.instead import instead
 from core.reading.json_scalars import FileName
 from data.dataset.blocks import Table, block_crcs, open_table
 from data.dataset.manifest_fields import Crcs, Latent, Raw

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
+
+from core.files import open_regular
 
 BLOCK = tarfile.BLOCKSIZE
 LARGEST = 1 << 16  # bytes of a pax header, of all global ones together, of a long name, and of a sparse map
@@ -17,6 +20,7 @@ _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _EXTENSIONS = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _LONG_NUMBER = re.compile(rb"\d{257}")
 _RECORD = re.compile(rb"(\d{1,6}) ([^=]+)=")
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 Read = Callable[[int, int], bytes]  # (position, count): the bytes there, fewer at the end
 
@@ -100,3 +104,11 @@ def _pax_fields(data: bytes, offset: int) -> dict[bytes, bytes]:
     if _LONG_NUMBER.search(data):
         raise tarfile.ReadError(f"pax header at byte {offset} holds a number of more than 256 digits")
     return fields
+
+
+def compression(path: Path) -> str:
+    """Say that a file is compressed, and what to do; "" if it does not begin so."""
+    with open_regular(path) as file:
+        head = file.read(8)
+    names = [name for mark, name in _COMPRESSIONS.items() if head.startswith(mark)]
+    return f"a tar compressed by {names[0]}, which is not read; unpack it" if names else ""

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from core.errors import WorkError
 from core.files import open_regular
-from data.dataset.tar_headers import BLOCK, Read, TarHeaders
+from data.dataset.tar_headers import BLOCK, Read, TarHeaders, compression
 
 APART = "its members do not lie side by side"
 
@@ -84,20 +84,9 @@ def members(path: Path) -> Iterator[Member]:
                 if not info.isdir():
                     yield Member(info.name, info.offset, info.offset_data, info.size, _refusal(info))
     except _DAMAGE as error:
-        kind = _compression(path)
+        kind = compression(path)
         raise WorkError(f"{path}: {kind or 'damaged tar'}: {error}") from None
     _check_end(path, reader.end)
-
-
-_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-
-
-def _compression(path: Path) -> str:
-    """Say that a file is compressed, and what to do; "" if it does not begin so."""
-    with open_regular(path) as file:
-        head = file.read(8)
-    names = [name for mark, name in _COMPRESSIONS.items() if head.startswith(mark)]
-    return f"a tar compressed by {names[0]}, which is not read; unpack it" if names else ""
 
 
 # The latter three are what `tarfile` meets in headers that contradict themselves.

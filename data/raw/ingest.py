@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from core.errors import UserError
-from core.files import instead
+from core.reading.instead import instead
 from data.media.formats import READ_SUFFIXES
 from data.raw.annotations.captions import carrier
 from data.raw.annotations.label_values import LABEL

@@ -21,9 +21,10 @@ from typing import Annotated, Any, NotRequired, TypedDict, TypeVar
 from core import environment
 from core.errors import UserError, WorkError
 from core.faults.failpoints import failpoint
-from core.files import cache_folder, published, read_text, write_json, write_text_once
+from core.files import published, read_text, write_json, write_text_once
 from core.reading import json_files
 from core.reading.json_scalars import Count, Range
+from core.root import cache_folder
 from core.run.claim import SUBMISSIONS
 from core.run.ends import Kind
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from core.config.settings import setting
 from core.errors import UserError
-from core.files import instead
 from core.progress import duration, say
+from core.reading.instead import instead
 from core.run.claim import claim
 from core.run.folder import SCORES
 from launch.demo.chain import Chain

@@ -13,8 +13,9 @@ from typing import ClassVar
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError, WorkError
 from core.escaping import in_html
-from core.files import instead, write_text
+from core.files import write_text
 from core.progress import duration, say
+from core.reading.instead import instead
 from core.records import iterate, number
 from core.run.folder import METRICS, SCORES
 from data.dataset.schema import MANIFEST

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from core.checkpoint.store import CheckpointStore
 from core.errors import UserError, WorkError
-from core.files import instead, published
+from core.files import published
 from core.progress import counted, duration
+from core.reading.instead import instead
 from core.records import Row, number, read_last, read_rows
 from core.run.claim import job_of
 from core.run.folder import CHECKPOINTS, CONFIG, FINISHED, INCIDENTS, METRICS

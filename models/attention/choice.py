@@ -22,10 +22,11 @@ import torch
 
 from core.distributed import ranks
 from core.errors import UserError
-from core.files import cache_folder, temporary_name, write_json
+from core.files import temporary_name, write_json
 from core.progress import say
 from core.reading import json_files
 from core.reading.json_files import Malformed
+from core.root import cache_folder
 from core.run.folder import ATTENTION, CHECKPOINTS
 from models.attention.by_heads import by_ring
 from models.attention.dispatch import BACKENDS, Backend, bucket, unavailable

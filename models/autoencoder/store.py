@@ -18,6 +18,7 @@ from core.config.values import any_of
 from core.errors import UserError, WorkError
 from core.files import open_regular
 from core.reading import json_files
+from core.reading.instead import instead
 from core.reading.json_files import Malformed
 from core.run.folder import AUTOENCODER
 from models.autoencoder.interface import FIRST, AutoencoderConfig, TrainedHere, fingerprint_of
@@ -58,7 +59,7 @@ def locate(folder: Path) -> Path:
     for candidate in (folder, folder / AUTOENCODER, folder / "vae"):
         if (candidate / CONFIG).is_file():
             return candidate
-    expected = f"a folder with {CONFIG} and weights, or a run that has one{files.instead(folder)}"
+    expected = f"a folder with {CONFIG} and weights, or a run that has one{instead(folder)}"
     raise UserError("autoencoder", folder, expected)
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.files import instead, read_bytes
+from core.files import read_bytes
 from core.reading import json_files
+from core.reading.instead import instead
 from models.pretrained import (
     CONFIG,
     class_named_in,

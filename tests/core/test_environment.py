@@ -126,11 +126,7 @@ def test_threads_are_the_least_of_what_is_allowed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
     assert environment.threads() == 3
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 6}, raising=False)
-    environment.limit_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "2"
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    environment.limit_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert environment.threads() == 2
 
 
 def test_names_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,20 +144,6 @@ def test_names_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_can_be_started_as_if_by_nobody() -> None:
     mixed = {**TASK, "RANK": "0", "MASTER_PORT": "1", "SUBMITIT_EXECUTOR": "slurm", "PATH": "/bin"}
     assert environment.without_launcher(mixed) == {"SLURMD_NODENAME": "n1", "PATH": "/bin"}
-
-
-def test_the_allocator_grows_its_segments_unless_a_person_set_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
-    environment.prepare_allocator()
-    assert "PYTORCH_ALLOC_CONF" not in os.environ
-    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
-    environment.prepare_allocator()
-    assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
-    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "garbage_collection_threshold:0.8")
-    environment.prepare_allocator()
-    assert os.environ["PYTORCH_ALLOC_CONF"] == "garbage_collection_threshold:0.8"
 
 
 def test_libraries_are_told_the_device_in_the_place_of_the_local_rank(

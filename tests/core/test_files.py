@@ -12,13 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import UserError
 from core.files import (
     TEMPORARY_PREFIX,
     atomic_file,
-    cache_folder,
     fingerprint,
-    instead,
     published,
     published_below,
     read_bytes,
@@ -110,42 +107,9 @@ def test_equal_values_give_equal_json_and_fingerprints(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_what_is_there_instead_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    write_text(tmp_path / "file", "")
-    found = [instead(tmp_path / name) for name in ("none", "empty", "file", ".", "file/below")]
-    assert found == [
-        "; nothing is there",
-        "; this folder is empty",
-        "; this is a file",
-        "",
-        "; nothing is there",
-    ]
-
-
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
-
-
-def test_the_folder_that_runs_share_is_named_or_the_users_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LONGTAKE_CACHE", str(tmp_path / "named"))
-    assert cache_folder() == tmp_path / "named"
-    monkeypatch.setenv("LONGTAKE_CACHE", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "longtake"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "longtake"
-
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(UserError, match="LONGTAKE_CACHE='': expected a folder, since this user has no home"):
-        cache_folder()
 
 
 def test_a_listing_leaves_out_temporary_files_whatever_their_names_end_with(tmp_path: Path) -> None:
@@ -162,17 +126,6 @@ def test_a_listing_leaves_out_temporary_files_whatever_their_names_end_with(tmp_
     assert temporaries(tmp_path) == temporaries(tmp_path, "a.json") == [left]
     assert temporaries(tmp_path, "b.json") == []
     assert published(tmp_path / "nothing") == published(tmp_path / "c.txt") == []
-
-
-def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    hint = instead(Path("stabilityai/sd-vae-ft-mse"))
-    assert "`hf download stabilityai/sd-vae-ft-mse --local-dir FOLDER`" in hint
-    (tmp_path / "runs").mkdir()
-    for place in ("runs/vae", "vae", "a/b/c", "../a", "/a/b"):
-        assert instead(Path(place)) == "; nothing is there"
 
 
 def test_reading_takes_memory_of_the_file_and_not_of_its_limit(tmp_path: Path) -> None:

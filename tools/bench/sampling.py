@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from core.batch import Condition
+from core.diffusion.conditioning import stacked
 from core.diffusion.generating import sample
-from core.diffusion.guidance.branches import by_condition, stacked
+from core.diffusion.guidance.branches import by_condition
 from core.diffusion.paths.config import ScheduleConfig, path_record
 from core.diffusion.paths.kinds import make_path
 from core.diffusion.paths.path import PathName

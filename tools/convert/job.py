@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import instead
+from core.reading.instead import instead
 from core.run.folder import CONFIG, EXPORT
 from tools.convert.config import INDEX, Config
 

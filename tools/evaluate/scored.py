@@ -8,8 +8,9 @@ from typing import Any, NotRequired, TypedDict
 
 from core.config.loading import difference
 from core.errors import UserError, renamed
-from core.files import fingerprint, instead, published, sha256_file
+from core.files import fingerprint, published, sha256_file
 from core.reading import json_files
+from core.reading.instead import instead
 from core.run.changes import Content, Contents
 from core.run.ways_out import holds, ways_out
 from tools.runs.samples import Samples

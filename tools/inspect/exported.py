@@ -15,8 +15,8 @@ from core.checkpoint.sharded_file import SUFFIX
 from core.checkpoint.tensor_file import open_tensors
 from core.config.yaml_files import read_recorded, read_section
 from core.errors import UserError, WorkError
-from core.files import instead
 from core.progress import counted
+from core.reading.instead import instead
 from core.run.folder import CONFIG, EXPORT, EXPORTED_WEIGHTS
 from tools.inspect.telling import refuse_dataset_fields, tell
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import instead, published
+from core.files import published
+from core.reading.instead import instead
 from core.run.folder import CHECKPOINTS, EXPORT, EXPORTED_WEIGHTS
 from data.dataset.schema import MANIFEST
 from tools.inspect.config import Config

@@ -24,7 +24,8 @@ from tools.runs.memory.run_memory import groups_of
 from tools.train.alignment import alignment_of
 from tools.train.config import DataConfig
 from tools.train.denoiser_pass import USUAL, Aligned
-from tools.train.source import make_loader, open_source, require_features, require_stills, require_suited
+from tools.train.source import open_source, require_features, require_stills, require_suited
+from tools.train.training_data import make_loader
 
 LATENT_BYTES = 2  # of a number in a cache
 Shape = tuple[int, int, int, int]

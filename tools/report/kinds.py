@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from core.config.yaml_files import read_recorded
 from core.errors import UserError
-from core.files import instead, published
+from core.files import published
+from core.reading.instead import instead
 from core.run.claim import job_of
 from core.run.folder import CHECKPOINTS, CONFIG, EXPORT, METRICS, SAMPLES, SCORES, SWEEP
 from data.dataset.schema import MANIFEST

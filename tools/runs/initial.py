@@ -24,8 +24,8 @@ from core.config.loading import to_dict
 from core.config.yaml_files import read_recorded
 from core.engine.network import MAIN
 from core.errors import UserError, WorkError
-from core.files import instead
 from core.reading import json_files
+from core.reading.instead import instead
 from core.run.claim import INITIAL_FIELD as FIELD
 from core.run.claim import JobConfig, job_of
 from core.run.folder import CHECKPOINTS, CONFIG, INITIAL

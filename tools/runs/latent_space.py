@@ -14,8 +14,9 @@ from typing import Any
 from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.paths.config import PathRecord, path_record
 from core.errors import UserError
-from core.files import atomic_folder, instead, sealed, write_json
+from core.files import atomic_folder, sealed, write_json
 from core.reading import json_files
+from core.reading.instead import instead
 from core.run.folder import AUTOENCODER, LATENTS
 from data.latent.normalising import Normaliser
 from data.latent.reading import compare

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError, WorkError
-from core.files import instead, published, sealed, sha256_file
+from core.files import published, sealed, sha256_file
 from core.progress import counted
 from core.reading import json_files
 from core.reading.array_files import Archive, DamagedArray, open_archive
+from core.reading.instead import instead
 from core.reading.json_files import Malformed
 from core.reading.json_scalars import Range
 from core.run.folder import SAMPLES

@@ -9,8 +9,8 @@ from core.diffusion.paths.config import MOST_STEPS
 from core.diffusion.paths.path import PathName
 from core.diffusion.predictions import Prediction
 from core.errors import UserError, WorkError
-from core.files import instead
 from core.reading import json_files
+from core.reading.instead import instead
 from core.reading.json_scalars import U16, U32, Range
 from core.run.claim import job_of
 from core.run.folder import LATENTS

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from core.faults.broken_device import naming_device
 from core.faults.failpoints import failpoint
 from core.files import temporaries
 from core.progress import say
-from core.queue.shared_job import LEASES, SharedJob, naming_device
+from core.queue.shared_job import LEASES, SharedJob
 from core.run.folder import SAMPLES
 from tools.sample import parts as sample_parts
 from tools.sample.batches import Job

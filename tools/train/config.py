@@ -18,7 +18,7 @@ from core.optim.groups import OptimizerConfig
 from core.run.claim import begun_with
 from core.train.config import TrainerConfig, require_effect
 from core.train.validation import ValidationConfig
-from data.loading.sources.online import EncodingConfig
+from data.loading.sources.config import EncodingConfig
 from data.order.caption_choice import CaptionConfig
 from data.order.steps import LoaderConfig
 from models.attention.by_heads import by_ring

@@ -37,7 +37,6 @@ from tools.train.config import Config, DataConfig
 from tools.train.run_passes import memory_of
 from tools.train.source import (
     autoencoder_of,
-    make_loader,
     open_held_out,
     open_source,
     require_features,
@@ -47,6 +46,7 @@ from tools.train.source import (
     unused_captions,
     unused_text,
 )
+from tools.train.training_data import make_loader
 
 
 def plan(config: Config) -> list[str]:

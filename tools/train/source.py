@@ -9,13 +9,10 @@ from typing import Any
 import torch
 
 from core import environment
-from core.distributed.ranks import World
-from core.distributed.sequence import data_world
-from core.engine.config import EngineConfig
 from core.errors import UserError, below, require_all
 from data.dataset.index import Dataset
 from data.loading.sources.cached import CachedLatents
-from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
+from data.loading.sources.kinds import LatentFacts, LatentSource
 from data.loading.sources.mixed import MixedLatents
 from data.loading.sources.online import OnlineLatents
 from data.loading.sources.pictured import PicturedLatents, Pictures
@@ -198,37 +195,6 @@ def unused_captions(source: LatentSource, model: DenoiserConfig, data: DataConfi
         return []
     with below("data"):
         return source.check_captions(data)
-
-
-def make_loader(
-    source: LatentSource,
-    data: DataConfig,
-    engine: EngineConfig,
-    model: DenoiserConfig,
-    world: World,
-    *,
-    seed: int,
-    feature_steps: int | None = None,
-) -> Loader:
-    """Make the loader of this rank's batches.
-
-    feature_steps: the number of first steps that take features, where the run does so; None is all.
-    """
-    with below("engine"):
-        world = data_world(world, engine.sequence_parallel)
-    text = model.text_width > 0
-    with below("data"):
-        return source.loader(
-            data,
-            world,
-            seed,
-            engine.most_at_once,
-            tokens=model.tokens,
-            text=text,
-            captions=data,
-            feature_steps=0 if data.features == "none" else feature_steps,
-            stills=data.stills,
-        )
 
 
 def open_held_out(

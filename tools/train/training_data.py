@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from core.batch import Batch
 from core.distributed.ranks import World
+from core.distributed.sequence import data_world
+from core.engine.config import EngineConfig
+from core.errors import below
 from core.metrics.shape_times import ShapeTimes
 from core.progress import say
 from core.train.training_data import TrainingData
@@ -13,7 +16,39 @@ from core.train.validation import whole_steps
 from data.loading.sources.kinds import LatentFacts, LatentSource, Loader
 from data.order.plan_report import time_lines
 from models.denoisers.network import DenoiserConfig
+from tools.train.config import DataConfig
 from tools.train.workload import Workload
+
+
+def make_loader(
+    source: LatentSource,
+    data: DataConfig,
+    engine: EngineConfig,
+    model: DenoiserConfig,
+    world: World,
+    *,
+    seed: int,
+    feature_steps: int | None = None,
+) -> Loader:
+    """Make the loader of this rank's batches.
+
+    feature_steps: the number of first steps that take features, where the run does so; None is all.
+    """
+    with below("engine"):
+        world = data_world(world, engine.sequence_parallel)
+    text = model.text_width > 0
+    with below("data"):
+        return source.loader(
+            data,
+            world,
+            seed,
+            engine.most_at_once,
+            tokens=model.tokens,
+            text=text,
+            captions=data,
+            feature_steps=0 if data.features == "none" else feature_steps,
+            stills=data.stills,
+        )
 
 
 def make_training_data(

@@ -7,14 +7,14 @@ to that without condition it is classifier-free guidance (Ho and Salimans, arXiv
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from core.batch import Condition
+from core.diffusion.conditioning import stacked, without
 from core.diffusion.objectives.noised import Model
 from core.errors import UserError
 from core.progress import say
@@ -139,33 +139,6 @@ def parts_of(condition: Condition) -> list[Part]:
     return [part for part in PARTS if values[part] is not None]
 
 
-def without(condition: Condition, dropped: Collection[Part], negative: Condition | None = None) -> Condition:
-    """Return a condition without some parts: label -1, text of length 0, no frame given."""
-    other = negative or Condition()
-    if "label" in dropped and condition.label is not None:
-        label = torch.full_like(condition.label, -1) if other.label is None else other.label
-        condition = replace(condition, label=label)
-    if "text" in dropped and condition.text is not None:
-        text, length = condition.text, text_lengths(condition) * 0
-        if other.text is not None:
-            text, length = other.text, text_lengths(other)
-        condition = replace(condition, text=text, text_length=length)
-    if "frames" in dropped and condition.frame_mask is not None:
-        mask, latents = condition.frame_mask, condition.frame_latents
-        latents = None if latents is None else torch.zeros_like(latents)
-        condition = replace(condition, frame_mask=torch.zeros_like(mask), frame_latents=latents)
-    return condition
-
-
-def text_lengths(condition: Condition) -> Tensor:
-    """Return the valid tokens (B,) of a condition with text; all of them where it does not say."""
-    assert condition.text is not None
-    if condition.text_length is not None:
-        return condition.text_length
-    size = condition.text.shape[:2]
-    return torch.full((size[0],), size[1], dtype=torch.int64, device=condition.text.device)
-
-
 def guided_by(
     branches: Branches, interval: tuple[float, float] = (0.0, 1.0), *, together: bool = True
 ) -> Guided:
@@ -235,24 +208,6 @@ def _groups(outputs: Sequence[Branch], *, together: bool) -> list[tuple[Model, l
         else:
             found.append((branch.model, [number]))
     return [(model, ns, stacked([outputs[n].condition for n in ns])) for model, ns in found]
-
-
-def stacked(conditions: Sequence[Condition]) -> Condition:
-    """Return the samples of several conditions, which have the same parts, one after the other."""
-    if len(conditions) == 1:
-        return conditions[0]
-    if conditions[0].text is not None and any(each.text_length is not None for each in conditions):
-        longest = max(each.text.shape[1] for each in conditions if each.text is not None)
-        conditions = [_padded(each, longest) for each in conditions]
-    parts = {f.name: [getattr(each, f.name) for each in conditions] for f in fields(Condition)}
-    return Condition(**{name: None if p[0] is None else torch.cat(p) for name, p in parts.items()})
-
-
-def _padded(condition: Condition, length: int) -> Condition:
-    """Return a condition whose text has so many tokens, with its lengths."""
-    assert condition.text is not None
-    text = pad(condition.text, (0, 0, 0, length - condition.text.shape[1]))
-    return replace(condition, text=text, text_length=text_lengths(condition))
 
 
 def _kept(output: Tensor, x: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from typing import IO
 from core.errors import UserError, WorkError
 from core.files import (
     TEMPORARY_PREFIX,
-    cache_folder,
     fsync_folder,
     published,
     regular,
@@ -28,6 +27,7 @@ from core.files import (
     temporary_name,
 )
 from core.progress import say
+from core.root import cache_folder
 from data.dataset.schema import MANIFEST
 
 LOCKS = 64  # files; two shards that share one are fetched one after the other

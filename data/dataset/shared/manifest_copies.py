@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from core.errors import UserError, WorkError
-from core.files import atomic_folder, cache_folder, published, read_bytes, sealed, sha256_file, write_json
+from core.files import atomic_folder, published, read_bytes, sealed, sha256_file, write_json
 from core.progress import say
 from core.reading import json_files
 from core.reading.array_files import mapped
+from core.root import cache_folder
 from data.dataset.shared.shard_table import CountTable, ShardRecord, ShardTable, arrays_of
 
 LEAST_BYTES = 1 << 20  # of a manifest that is worth a copy: it takes 40 ms to parse

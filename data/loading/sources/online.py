@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, device
 
 from core.batch import Batch, in_numbers
-from core.config.settings import setting
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError, below
 from core.files import fingerprint
@@ -34,37 +33,17 @@ from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import RowTexts
 from data.loading.loader import Wanted, latent_buckets, patches_of_two
 from data.loading.pixels import BucketTable, PixelConfig, PixelLoader
+from data.loading.sources.config import EncodingConfig
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PatchFeatures, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.loading.sources.measured import measured_sums
-from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.media.images import to_tensor
-from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buckets
+from data.order.buckets import NO_BUCKET, Bucket, assign, make_buckets
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.fitting import fitting_lines
 from data.order.steps import LoaderConfig
 from data.order.usage import usage_lines
 from data.raw.decoding import decoding_identity, read_pixels
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodingConfig:
-    """Preparation of samples before they are encoded, and the choice of the encoder's outputs."""
-
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
-    store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
-    dtype: Literal["float16", "float32"] = setting(
-        "float16", "number format that latents are rounded to, as a cache would store them"
-    )
-    flip: bool = setting(False, "mirror half of the samples left to right")
-    threads: int = setting(2, "samples decoded at a time", low=1, role="work")
-    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
-    quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0, role="work"
-    )
-    statistics_samples: int = setting(
-        1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
-    )
 
 
 class OnlineLatents:

@@ -21,9 +21,10 @@ from data.dataset.index import Dataset
 from data.latent.normalising import LatentSums, Normaliser
 from data.loading.sources import measured as measuring
 from data.loading.sources.cached import CachedLatents
+from data.loading.sources.config import EncodingConfig
 from data.loading.sources.kinds import LatentSource, Loader
 from data.loading.sources.mixed import MixedLatents
-from data.loading.sources.online import EncodingConfig, OnlineLatents
+from data.loading.sources.online import OnlineLatents
 from data.order.buckets import Bucket, BucketConfig
 from data.order.steps import LoaderConfig
 from tests.data.caches import CLIP, IMAGE, make_cache

@@ -19,7 +19,8 @@ from data.latent.beside.beside_reading import Beside, BesideReader
 from data.latent.normalising import Normaliser
 from data.latent.reading import reader_of
 from data.loading.loader import LatentLoader
-from data.loading.sources.online import EncodingConfig, OnlineLatents
+from data.loading.sources.config import EncodingConfig
+from data.loading.sources.online import OnlineLatents
 from data.media.formats import MediaLimits
 from data.media.images import encode_png, to_tensor
 from data.order.buckets import Bucket

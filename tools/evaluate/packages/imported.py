@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import instead, read_bytes
+from core.files import read_bytes
 from core.reading import json_files
+from core.reading.instead import instead
 from core.reading.json_files import Malformed
 from core.records import iterate
 from tools.runs.rulers import OF, of_samples, prompts_rewritten

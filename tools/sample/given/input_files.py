@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserError
-from core.files import instead, read_bytes
+from core.files import read_bytes
+from core.reading.instead import instead
 from data.media.formats import IMAGE_FORMATS, MediaError, suffix_of
 from data.media.images import decode_image, decode_video
 

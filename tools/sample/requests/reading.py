@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from core.config.yaml_files import read_yaml
 from core.errors import UserError
-from core.files import instead, read_text
+from core.files import read_text
 from core.progress import counted
+from core.reading.instead import instead
 from data.raw.tables import delimited
 from data.raw.tables.kinds import open_table
 from data.raw.tables.rows import Row

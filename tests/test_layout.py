@@ -87,7 +87,7 @@ OWNERS = {
     r"|launch/doctor/machine\.py",
     # Pictures are decoded in the first only.
     "PIL": r"data/media/(stills/\w+|labels/\w+|images|drawing)\.py|data/raw/duplicates\.py",
-    "pillow_heif": r"data/media/stills/still\.py",
+    "pillow_heif": r"data/media/stills/heif\.py",
     "imagehash": r"data/raw/duplicates\.py",
     "scenedetect": r"data/media/scenes\.py",
     "pyarrow": r"data/raw/tables/parquet_rows\.py",

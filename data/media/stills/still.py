@@ -17,12 +17,12 @@ from data.media.film.geometry import Crop
 from data.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
 from data.media.stills.bitmap import read_bitmap
 from data.media.stills.boxes import cropped, nclx
+from data.media.stills.heif import read_heif
 from data.media.stills.png_chunks import SRGB, read_png
 from data.media.stills.profiles import Profile, read_profile
 
 UNCUT = Crop()
 PLAIN = Colour(*PRIMARIES[BT709], SRGB)
-HEIF_EXTRA = "is a HEIF picture, which needs: pip install 'longtake[heif]'"
 ADOBE_GAMMA = 563 / 256
 _ORIENTATION, _EXIF_IFD, _COLOUR_SPACE, _INTEROP_IFD = 0x0112, 0x8769, 0xA001, 0xA005
 _NEW_SUBFILE, _DNG_VERSION, _EXTRA_SAMPLES, _BITS, _SAMPLE_FORMAT, _PLANAR = 254, 50706, 338, 258, 339, 284
@@ -217,37 +217,10 @@ def _by_kind(still: Still) -> Still:
 
 
 def _heif(data: bytes, limits: MediaLimits) -> Still:
-    """Return the primary picture whole, with grid, rotation and mirroring applied, as libheif reads it."""
-    try:
-        import pillow_heif
-    except ImportError:
-        raise MediaError(HEIF_EXTRA) from None
-    from PIL import Image
-
-    try:
-        heif = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
-        limits.check_picture(*heif.size)
-        said, depth = heif.info, int(heif.info.get("bit_depth", 8))
-        codes = _heif_codes(heif, depth) if depth > 8 else None
-        image = heif.to_pillow() if codes is None else Image.new("RGB", heif.size)
-    except MediaError:
-        raise
-    except _PILLOW_ERRORS as error:
-        raise _damaged(error) from None
-    still = Still("heic", image, data, depth=depth, codes=codes, pages=len(heif))
-    still = _profiled(still, said.get("icc_profile") or b"")
-    stated = said.get("nclx_profile")
-    if stated and still.profile is None:
-        colour = colour_of(int(stated["color_primaries"]), int(stated["transfer_characteristics"]))
-        return replace(still, colour=colour)
+    """Return the primary picture of a HEIF file with its profile, or the colours that it states."""
+    found = read_heif(data, limits)
+    still = Still("heic", found.image, data, depth=found.depth, codes=found.codes, pages=found.pages)
+    still = _profiled(still, found.profile)
+    if found.colour and still.profile is None:
+        return replace(still, colour=colour_of(*found.colour))
     return still
-
-
-def _heif_codes(heif: Any, depth: int) -> np.ndarray:
-    """Return uint16 (H, W, C), full range; colours are not multiplied by alpha."""
-    most = 2**depth - 1
-    values = np.asarray(heif).reshape(heif.size[1], heif.size[0], -1).astype(np.uint32)
-    if heif.premultiplied_alpha:
-        alpha = np.maximum(values[..., -1:], 1)
-        values[..., :-1] = np.minimum((values[..., :-1] * most + alpha // 2) // alpha, most)
-    return ((values * 65535 + most // 2) // most).astype(np.uint16)

@@ -38,8 +38,8 @@ class Config:
 
     source: tuple[str, ...] = setting(
         REQUIRED,
-        "folders of `evaluate`, or their scores.json; runs that evaluated as they trained, of which the last "
-        "row counts, or RUN/evaluations.jsonl[STEP]",
+        "folders of `evaluate`, or their scores.json; or runs that evaluated during training, of which "
+        "the last row is taken, or RUN/evaluations.jsonl[STEP]",
         shown="path",
     )
 

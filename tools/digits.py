@@ -38,10 +38,10 @@ class Config:
 
     output: str = setting(REQUIRED, "folder that receives train/ and heldout/", shown="path", role="place")
     seed: int = setting(0, "seed of the clips' digits and paths", low=0)
-    clips: int = setting(1200, "clips in all; a fifth of them show held-out digits", low=0)
+    clips: int = setting(1200, "number of clips; a fifth of them show held-out digits", low=0)
     frames: int = setting(17, "frames of a clip", low=2)
     fps: int = setting(12, "playing speed of the clips", unit="frames/s", low=1)
-    digits: int = setting(1797, "how many of the digits are written", low=100, high=1797)
+    digits: int = setting(1797, "number of digits to write", low=100, high=1797)
     overwrite: bool = setting(False, "write again over a finished output", role="work")
 
 

@@ -24,17 +24,18 @@ from core.errors import UserError
 class EmaConfig:
     """Which averages of the weights to keep; sampling uses the first one."""
 
-    decay: float = setting(0.9999, "decay of the main average in an update", low=0.0, high=1.0)
+    decay: float = setting(0.9999, "decay of the main average per update", low=0.0, high=1.0)
     extra_decays: tuple[float, ...] = setting((), "further averages, kept at the same time")
     every: int = setting(
         1, "steps between updates of the averages; the decay is corrected for it", unit="updates", low=1
     )
     warmup: float = setting(
-        10.0, "update n decays by at most n / (n + warmup): early weights fade soon", low=0.0
+        10.0, "limit the decay of update n to n / (n + warmup), so that early weights fade quickly", low=0.0
     )
     power_widths: tuple[float, ...] = setting(
         (),
-        "also averages whose length grows with the run, by relative width; [0.05, 0.1] allow any afterwards",
+        "also keep averages whose length grows with the run, by relative width; two, such as [0.05, 0.1],"
+        " allow any width to be reconstructed afterwards",
     )
     snapshot_every: int = setting(
         1000,

@@ -39,28 +39,28 @@ class SaveConfig:
 
     save_every: int = setting(
         500,
-        "steps between checkpoints: at most these are redone after a kill, and while a checkpoint is being "
-        "written also those done since its write began",
+        "steps between checkpoints. A kill loses at most this many steps, plus those done since the start"
+        " of a write that was still under way",
         unit="steps",
         low=1,
         role="work",
     )
-    keep_last: int = setting(2, "newest checkpoints kept", low=1, role="work")
+    keep_last: int = setting(2, "how many of the newest checkpoints to keep", low=1, role="work")
     keep_every: int = setting(
-        0, "also keep checkpoints at multiples of this, 0 = none", unit="steps", low=0, role="work"
+        0, "also keep the checkpoints at multiples of this; 0 = none", unit="steps", low=0, role="work"
     )
     max_failed_saves: int = setting(
-        3, "failed saves in a row (full disk) that end the run", low=1, role="work"
+        3, "consecutive failed saves (such as a full disk) that end the run", low=1, role="work"
     )
     save_async: bool = setting(
         True,
-        "write while training goes on, from a copy of the state in host memory; false: training waits, and "
-        "never more than save_every steps are redone",
+        "write from a copy of the state in host memory while training continues; false: training waits "
+        "for the write, and a kill loses at most save_every steps",
         role="work",
     )
     save_spread: float = setting(
         0.25,
-        "asynchronous: most of the time between saves that a write is spread over",
+        "save_async: largest share of the time between saves over which a write is spread",
         low=0.0,
         high=0.9,
         role="work",

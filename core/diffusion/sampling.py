@@ -30,76 +30,86 @@ from core.errors import UserError, below
 class SamplerConfig:
     solver: SolverName = setting(
         "euler",
-        "how to step from noise to data; ddpm, renoise and the sde ones draw in every step, and ddim where "
-        "eta is above 0, and langevin, edm, restart and euler_maruyama, which docs/method.md explains; "
-        "renoise is meant for networks of consistency and distillation, and halves the variance with others",
+        "how to step from noise to data. ddpm, renoise, the sde solvers, langevin, edm, restart and "
+        "euler_maruyama draw noise in every step, ddim where eta is above 0 (docs/method.md); renoise is "
+        "meant for networks of consistency and distillation, and halves the variance with others",
     )
     steps: int = setting(
-        50, "steps; midpoint, heun and dpmpp_2s evaluate the network twice in each, rk4 four times", low=1
+        50,
+        "number of steps; midpoint, heun and dpmpp_2s evaluate the network twice per step, rk4 four times",
+        low=1,
     )
     grid: Literal["auto", Grid] = setting(
         "auto",
-        "how the times of the steps lie; auto is the best measured for solver and path; meta and meta_ddim "
-        "are the respacings STEPS and ddimSTEPS of the published DiT",
+        "spacing of the times of the steps; auto is the best measured for solver and path; meta and "
+        "meta_ddim are the respacings STEPS and ddimSTEPS of the published DiT",
     )
     sections: tuple[int, ...] = setting(
         (),
-        "grid=meta: steps of equal parts of the chain from data on, the respacing A,B,...; in all steps",
+        "grid=meta: steps in each of equal sections of the chain, from data on (the respacing A,B,...); "
+        "they add up to steps",
     )
-    times: tuple[float, ...] = setting((), "times of the steps instead of a grid, falling from start")
+    times: tuple[float, ...] = setting(
+        (), "explicit times of the steps instead of a grid, descending from start"
+    )
     eta: float = setting(
         0.0,
-        "ddim, langevin: noise drawn in a step; 0 none, 1 as the ancestral sampler; euler_maruyama: half of "
-        "w / r (docs/method.md), 0.5 as SiT",
+        "ddim, langevin: amount of noise drawn per step; 0 none, 1 as the ancestral sampler; "
+        "euler_maruyama: half of w / r (docs/method.md), 0.5 as SiT",
         low=0,
         high=1,
     )
     variance: Variance = setting(
         "auto",
-        "ddpm: small of the posterior, large of the step forward, interpolated between them, auto the "
-        "learned one, else small",
+        "ddpm: variance of a step: small (the posterior's), large (the forward step's), interpolated "
+        "between them, or auto: the learned one if there is one, else small",
     )
     variance_share: float = setting(
-        0.5, "ddpm, variance=interpolated: 0 is small, 1 large, by their logarithms", low=0, high=1
+        0.5, "variance=interpolated: 0 is small, 1 large, linear in their logarithms", low=0, high=1
     )
     churn: ChurnConfig = setting(ChurnConfig(), "settings of solver=edm")
     corrector: CorrectorConfig = setting(CorrectorConfig(), "settings of solver=langevin")
     restart: RestartConfig = setting(RestartConfig(), "settings of solver=restart")
     adaptive: AdaptiveConfig = setting(AdaptiveConfig(), "settings of solver=dopri5")
-    threshold: ThresholdConfig = setting(ThresholdConfig(), "bound of the estimated data")
+    threshold: ThresholdConfig = setting(ThresholdConfig(), "bound on the estimated data")
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0)
     guidance_start: float = setting(1.0, "largest time at which guidance acts", low=0, high=1)
     guidance_end: float = setting(0.0, "smallest time at which guidance acts", low=0, high=1)
     guidance_kind: GuidanceKind = setting(
         "cfg",
-        "cfg: linear; cfg_zero: with the output without condition scaled; apg: without the parallel part",
+        "cfg: linear extrapolation; cfg_zero: with the unconditional output rescaled; apg: without the "
+        "component parallel to the prediction",
     )
     guidance_rescale: float = setting(
-        0.0, "share in which guided data are brought back to the spread of unguided ones", low=0, high=1
+        0.0,
+        "share by which guided data are rescaled to the standard deviation of unguided data",
+        low=0,
+        high=1,
     )
     guidance_channels: int = setting(
-        0, "channels that are guided, from the first on; 0 is all; the published DiT guides 3", low=0
+        0, "number of leading channels that are guided; 0 is all; the published DiT guides 3", low=0
     )
     guidance_limit: float = setting(
-        0.0, "apg: largest norm of the difference that guides, a number of the sample; 0 is none", low=0
+        0.0, "apg: largest norm of the guidance difference, per number of the sample; 0 is no limit", low=0
     )
     guide: GuideConfig = setting(GuideConfig(), "further guidance")
     start: float | Literal["auto"] = setting(
         1.0,
-        "time to start from, nearly all noise, at least 0.5; 1 is pure noise; auto is the largest from which "
-        "no step enlarges errors of the network much",
+        "time to start from, between 0.5 and 1 (pure noise); auto is the largest from which no step "
+        "greatly amplifies errors of the network",
     )
     frame_lag: int = setting(
         0,
-        "steps by which each group of latent frames lags behind the one before it: 0 together, as many as "
-        "steps one after the other, between them a window that rolls; needs model.frame_levels",
+        "steps by which each group of latent frames lags behind the previous one: 0 denoises all "
+        "together, the number of steps one after another, values between a rolling window; needs "
+        "model.frame_levels",
         low=0,
     )
     shift: float = setting(
-        1.0, "moves times towards noise, for large inputs; 1 is that of training, see shift_from"
+        1.0, "shift of times towards noise, for large inputs; 1 is the shift of training, see shift_from"
     )
     shift_from: Literal["training", "sampler"] = setting(
-        "training", "what shift=1 is: the shift that the run was trained with, or none"
+        "training", "what shift=1 means: the shift that the run was trained with, or none"
     )
 
     def __post_init__(self) -> None:

@@ -17,16 +17,17 @@ from core.errors import UserError
 class ThresholdConfig:
     kind: Literal["none", "static", "dynamic", "deviation"] = setting(
         "none",
-        "bound of the estimated data: static cuts numbers off at limit; dynamic cuts off a sample's largest "
-        "ones and scales it into limit; deviation scales a sample down to a deviation of limit",
+        "bound on the estimated data: static clips values at limit; dynamic clips a sample's largest "
+        "values and rescales it to limit; deviation rescales a sample to a standard deviation of at most "
+        "limit",
     )
     limit: float = setting(
         4.0,
-        "bound in units of the normalised latents, whose deviation is 1; kind=deviation: 1 to 1.5",
+        "bound in units of the normalised latents, whose standard deviation is 1; kind=deviation: 1 to 1.5",
         low=1e-3,
     )
     share: float = setting(
-        0.995, "dynamic: share of a sample's numbers that stay inside (2205.11487)", low=0.5, high=1
+        0.995, "dynamic: share of a sample's values that are not clipped (2205.11487)", low=0.5, high=1
     )
 
     def __post_init__(self) -> None:

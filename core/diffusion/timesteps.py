@@ -25,29 +25,30 @@ class TimestepConfig:
     kind: Literal["uniform", "logit_normal", "mode", "edm", "laplace", "cauchy", "sech", "file"] = setting(
         "uniform",
         "distribution of t: logit_normal and mode put more weight on the middle; edm (normal), laplace, "
-        "cauchy and sech are distributions of log(sigma / alpha), minus half a log-SNR, on any path; file: "
-        "the one in density",
+        "cauchy and sech are distributions of log(sigma / alpha), which is minus half the log-SNR, on any"
+        " path; file: the density in `density`",
     )
     density: str = setting(
         "",
-        "file: text file with the densities of even parts of [0, 1], from data to noise, one a line, in any "
-        "scale; `inspect RUN times=FILE` fits one to a finished run",
+        "file: text file with the densities of equal parts of [0, 1], from data to noise, one per line, "
+        "in any scale; `inspect RUN times=FILE` fits one to a finished run",
         shown="path",
         role="place",
     )
     mean: float = setting(
         0.0, "mean of logit(t), or of log(sigma / alpha); positive means noisier; EDM: -1.2"
     )
-    std: float = setting(1.0, "standard deviation, or scale, of the same; EDM: 1.2", low=1e-3)
+    std: float = setting(1.0, "standard deviation, or scale, of the same quantity; EDM: 1.2", low=1e-3)
     mode_scale: float = setting(1.29, "mode: weight of the middle; 0 is uniform", low=-1, high=1.75)
     stratified: bool = setting(
-        False, "spread the times of a step evenly over the distribution, each sample's place drawn anew"
+        False,
+        "spread the times of a step evenly over the distribution (stratified sampling), with random offsets",
     )
-    shift: float = setting(1.0, "moves times towards noise, for large inputs; 1 is off")
+    shift: float = setting(1.0, "shift of times towards noise, for large inputs; 1 is off")
     shift_at: int = setting(
         0,
-        "number of latent positions (frames x height x width) for which shift is meant: other shapes are "
-        "shifted by the square root of their share of it; 0 shifts all shapes alike",
+        "number of latent positions (frames x height x width) to which shift applies; other shapes are "
+        "shifted in proportion to the square root of their size relative to it; 0 shifts all shapes alike",
         low=0,
     )
 

@@ -19,78 +19,80 @@ class EngineConfig:
 
     kind: Literal["deepspeed", "fsdp2"] = setting(
         "deepspeed",
-        "what shards, reduces and updates: DeepSpeed at ZeRO stages 0 to 3, or PyTorch's FSDP2 at 2 and 3",
+        "library that shards, reduces and updates: DeepSpeed at ZeRO stages 0 to 3, or PyTorch's FSDP2 at"
+        " stages 2 and 3",
         role="work",
     )
     zero_stage: int | Literal["auto"] = setting(
         1,
-        "what ranks shard: 0 nothing, 1 the optimizer's state, 2 + gradients, 3 + weights; auto: 0 of one "
-        "rank, else the least that fits; kept when the run goes on",
+        "what is sharded over ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights; "
+        "auto: 0 for one rank, else the lowest stage that fits; kept when the run continues",
         low=0,
         high=3,
         role="work",
     )
     shard_ranks: int = setting(
         0,
-        "fsdp2: neighbouring ranks that share one copy of the state, 0 = those of a node",
+        "fsdp2: number of neighbouring ranks that share one copy of the state; 0 = the ranks of a node",
         unit="ranks",
         low=0,
         role="work",
     )
     reduce: Literal["each", "last"] = setting(
         "each",
-        "fsdp2: after which micro-steps ranks add up gradients; last: once a step, for a whole fp32 gradient "
-        "on every rank",
+        "fsdp2: after which micro-steps ranks reduce gradients; last: once a step, for a whole fp32 "
+        "gradient on every rank",
         role="work",
     )
     precision: Literal["bf16", "fp32"] = setting(
-        "bf16", "number format of the weights the network computes with; masters are fp32"
+        "bf16", "number format in which the network computes; master weights are fp32"
     )
     matmul: Literal["bf16", "fp8", "mxfp8"] = setting(
         "bf16",
-        "fp8: multiply in 8 bits in the blocks' linear layers, on GPUs that can, with precision=bf16 and "
-        "compiled blocks; mxfp8: with a scale for each 32 numbers, on Blackwell, by torchao (the extra "
-        "mxfp8)",
+        "fp8: multiply in 8 bits in the blocks' linear layers, on GPUs that support it; needs "
+        "precision=bf16 and compiled blocks; mxfp8: with a scale per 32 numbers, on Blackwell, by torchao"
+        " (the extra mxfp8)",
     )
-    gradient_clipping: float = setting(1.0, "largest gradient norm, 0 = no clipping", low=0.0)
+    gradient_clipping: float = setting(1.0, "largest gradient norm; 0 = no clipping", low=0.0)
     gradient_dtype: Literal["fp32", "bf16"] = setting(
-        "fp32", "number format in which gradients of micro-steps are summed"
+        "fp32", "number format in which gradients are accumulated over micro-steps"
     )
     reduce_dtype: Literal["auto", "bf16", "fp32"] = setting(
         "auto",
-        "number format in which ranks add up gradients under deepspeed's stages 1 to 3, elsewhere always "
-        "fp32; auto: what the network computes in, from 64 ranks on fp32; kept when the run goes on",
+        "number format in which ranks reduce gradients under DeepSpeed's stages 1 to 3, elsewhere always "
+        "fp32; auto: the network's, from 64 ranks on fp32; kept when the run continues",
         role="work",
     )
     micro_batch: int | Literal["auto"] = setting(
         "auto",
-        "most samples a rank takes at once, 0 = its whole share of a group; auto: for each shape the most "
-        "whose memory, measured of one and two samples, fits; kept when the run goes on",
+        "most samples that a rank processes at once; 0 = its whole share of a group; auto: for each shape"
+        " the most that fit, extrapolated from the memory measured for one and two samples; kept when the"
+        " run continues",
         unit="samples",
         low=0,
         role="work",
     )
     sequence_parallel: int = setting(
         1,
-        "ranks that share the tokens of each sample, for videos too long for one",
+        "number of ranks that share the tokens of each sample, for videos too long for one",
         unit="ranks",
         low=1,
         role="work",
     )
     activation_checkpointing: Policy = setting(
         "none",
-        "what the backward pass computes again instead of keeping: nothing; all of a block but its matmuls "
-        "and attention; every k-th block; every block",
+        "what the backward pass recomputes instead of storing: none; selective: all of a block except "
+        "matmuls and attention; every_k: every k-th block; full: every block",
         role="work",
     )
     checkpoint_every: int = setting(
-        2, "every_k: recompute each block that this number divides", unit="blocks", low=2, role="work"
+        2, "every_k: recompute one block in this many", unit="blocks", low=2, role="work"
     )
     compile: bool | Literal["auto"] = setting(
         "auto",
-        "compile the network's blocks, at ZeRO stage 3 of deepspeed their functions without weights, for "
-        "every shape before the first step; auto: on CUDA, where a C compiler and Triton are; kept when the "
-        "run goes on",
+        "compile the network's blocks (at ZeRO stage 3 of DeepSpeed their functions without weights) for "
+        "every shape before the first step; auto: on CUDA, where a C compiler and Triton are available; "
+        "kept when the run continues",
         role="work",
     )
     kernels: Literal["torch", "draws", "triton"] = setting(
@@ -100,7 +102,9 @@ class EngineConfig:
         role="work",
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
-    timeout_s: float = setting(TIMEOUT_S, "how long a collective may wait", unit="s", low=1.0, role="work")
+    timeout_s: float = setting(
+        TIMEOUT_S, "time limit of a collective operation", unit="s", low=1.0, role="work"
+    )
 
     def __post_init__(self) -> None:
         if self.matmul != "bf16" and self.precision == "fp32":

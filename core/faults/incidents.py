@@ -31,14 +31,16 @@ class IncidentConfig:
     """The response to gradients that are not finite, or far larger than before."""
 
     max_skipped: int = setting(
-        20, "steps in a row with a non-finite gradient that end the run", low=1, role="work"
+        20, "consecutive steps with a non-finite gradient that end the run", low=1, role="work"
     )
     on_skipped: Literal["stop", "rollback"] = setting(
         "stop",
-        "what then: end the run, or return to the last checkpoint and pass over the steps since",
+        "what happens then: end the run, or roll back to the last checkpoint and skip the steps since",
         role="work",
     )
-    max_rollbacks: int = setting(2, "rollback: most rollbacks in the whole run", low=1, role="work")
+    max_rollbacks: int = setting(
+        2, "rollback: largest number of rollbacks in the whole run", low=1, role="work"
+    )
     spike_sigma: float = setting(
         6.0, "clip gradients at the usual log norm plus this many standard deviations; 0 = off", low=0.0
     )

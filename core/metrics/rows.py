@@ -38,15 +38,15 @@ class MetricsConfig:
     log_every: int = setting(10, "steps between writes of metrics rows", unit="steps", low=1, role="watch")
     log_matmul: bool = setting(
         False,
-        "measure at the start what a matmul reaches, and relate the run's arithmetic to that too",
+        "measure the speed of a matmul at the start, and report the run's arithmetic relative to it too",
         role="watch",
     )
     wandb: bool = setting(
-        False, "show the run in Weights & Biases as well (its own variables apply)", role="watch"
+        False, "also log the run to Weights & Biases (its own variables apply)", role="watch"
     )
-    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT wins", role="watch")
+    wandb_project: str = setting("longtake", "project there; WANDB_PROJECT takes precedence", role="watch")
     tensorboard: bool = setting(
-        False, "write event files for TensorBoard as well, in tensorboard/ of the run", role="watch"
+        False, "also write event files for TensorBoard, in tensorboard/ of the run", role="watch"
     )
 
     @property

@@ -22,18 +22,23 @@ class OptimizerConfig:
 
     name: Literal["adamw", "muon"] = setting(
         "adamw",
-        "update rule; muon takes the matrices and kernels of the blocks, with AdamW's lr, and AdamW the rest",
+        "update rule; muon updates the matrices and kernels of the blocks, with AdamW's lr, and AdamW "
+        "updates the rest",
     )
     lr: float = setting(1e-4, "learning rate after warm-up", low=0.0)
-    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment")
-    momentum: float = setting(0.95, "muon: decay of the gradient's average", low=0.0)
-    eps: float = setting(1e-8, "added to the root of the second moment", low=0.0)
+    betas: tuple[float, float] = setting((0.9, 0.999), "decay rates of the first and second moment")
+    momentum: float = setting(0.95, "muon: decay of the gradient average", low=0.0)
+    eps: float = setting(1e-8, "constant added to the root of the second moment", low=0.0)
     weight_decay: float = setting(
-        0.0, "decoupled decay of matrices; norms, biases, embeddings have none", low=0.0
+        0.0, "decoupled weight decay of matrices; norms, biases and embeddings have none", low=0.0
     )
     warmup_steps: int = setting(0, "linear rise of the learning rate from 0", unit="steps", low=0)
-    schedule: Literal["constant", "cosine"] = setting("constant", "learning rate after warm-up")
-    final_lr_fraction: float = setting(0.0, "where the cosine ends, as a fraction of lr", low=0.0, high=1.0)
+    schedule: Literal["constant", "cosine"] = setting(
+        "constant", "schedule of the learning rate after warm-up"
+    )
+    final_lr_fraction: float = setting(
+        0.0, "learning rate at the end of the cosine schedule, as a fraction of lr", low=0.0, high=1.0
+    )
 
     def __post_init__(self) -> None:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):

@@ -14,19 +14,19 @@ class QueueConfig:
 
     timeout_s: float = setting(
         60.0,
-        "a unit whose worker shows no sign of life for so long is taken over",
+        "time without a sign of life after which another worker takes over a unit",
         unit="s",
         low=0.1,
         role="work",
     )
     heartbeat_s: float = setting(10.0, "time between two signs of life", unit="s", low=0.01, role="work")
     attempts: int = setting(
-        3, "a unit that failed so often is given up; lost workers do not count", low=1, role="work"
+        3, "failures after which a unit is given up; lost workers do not count", low=1, role="work"
     )
     losses: int = setting(
         20,
-        "a unit that lost more workers in a row is suspect: tried last, and given up only if 3 of them had "
-        "finished other units; a new start of the command forgets them",
+        "a unit that lost more consecutive workers is suspect: it is tried last, and given up only if 3 "
+        "of the workers had finished other units; starting the command again resets the count",
         low=0,
         role="work",
     )

@@ -21,15 +21,15 @@ class TrainerConfig(SaveConfig, IncidentConfig, CorruptionConfig, ProfileConfig)
     steps: int = setting(1000, "optimizer steps of the whole run", unit="steps", low=1)
     watchdog_s: float = setting(
         600.0,
-        "the run ends, telling who waits for whom, when nothing moves for so long, six times that before the "
-        "first step has ended; not while it is saved; 0 = never",
+        "time without progress after which the run ends with a report of which rank waits for which; six "
+        "times as long before the first step has ended; not during a save; 0 = never",
         unit="s",
         low=0,
         role="watch",
     )
     save_timeout_s: float = setting(
         3600.0,
-        "the same for a save, from the last piece on that a rank has written; 0 = never",
+        "the same for a save, counted from the last piece that a rank has written; 0 = never",
         unit="s",
         low=0,
         role="watch",

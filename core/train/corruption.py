@@ -51,8 +51,8 @@ class CorruptionConfig:
 
     check_every: int = setting(
         500,
-        "steps between checks for bits that turned over and for wrong arithmetic; each takes about as long "
-        "as three steps of one micro-batch. 0 = none, for a network that does not give the same loss twice",
+        "steps between checks for flipped bits and wrong arithmetic; each takes about as long as three "
+        "steps of one micro-batch. 0 = none, for networks that do not give the same loss twice",
         unit="steps",
         low=0,
         role="work",

@@ -24,14 +24,14 @@ class ProfileConfig:
     """Settings of the profiler; none of them changes the results."""
 
     profile_from: int = setting(
-        0, "first step of a trace for chrome://tracing, 0 = none", low=0, role="watch"
+        0, "first step of a trace for chrome://tracing; 0 = no trace", low=0, role="watch"
     )
     profile_steps: int = setting(3, "steps in the trace", unit="steps", low=1, role="watch")
     profile_ranks: int = setting(
-        1, "how many ranks, from 0 on, write a trace", unit="ranks", low=1, role="watch"
+        1, "number of ranks that write a trace, from rank 0 on", unit="ranks", low=1, role="watch"
     )
     profile_memory: bool = setting(
-        False, "CUDA: keep the history of allocations, for when memory runs out", role="watch"
+        False, "CUDA: record the history of allocations, to analyse running out of memory", role="watch"
     )
     collect_every: int = setting(
         100,

@@ -42,18 +42,17 @@ _STEP_INDEX = 0xFFFFFFFF  # of the draws: no training step has it
 class ValidationConfig:
     """How often to take the loss on fixed samples, and at how many noise levels."""
 
-    every: int = setting(0, "steps between validations, 0 = none", unit="steps", low=0, role="watch")
+    every: int = setting(0, "steps between validations; 0 = none", unit="steps", low=0, role="watch")
     samples: int = setting(
         512,
-        "how many samples at least, the same every time; a smaller set comes again, with other noise. What "
-        "the choice of noise leaves in the loss was 0.12 to 0.28 % with the defaults (docs/metrics.md)",
+        "least number of validation samples, the same every time; a smaller set is repeated, with other "
+        "noise. The choice of noise changes the loss by 0.12 to 0.28 % with the defaults "
+        "(docs/metrics.md)",
         unit="samples",
         low=1,
         role="watch",
     )
-    strata: int = setting(
-        10, "how often each sample comes, with noise levels spread evenly", low=1, role="watch"
-    )
+    strata: int = setting(10, "evaluations per sample, at noise levels spread evenly", low=1, role="watch")
     averages: bool = setting(True, "also validate each average of the weights", role="watch")
 
 

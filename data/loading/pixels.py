@@ -42,17 +42,22 @@ class PixelConfig(LoaderConfig):
     """Buckets, decoding, and which samples are taken."""
 
     cost_quadratic: float = setting(
-        0.0, "b in the cost of a sample with S tokens, a S + b S^2; convolutions need none", low=0
+        0.0, "b in the cost of a sample with S tokens, a S + b S^2; 0 suits convolutions", low=0
     )
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
+    buckets: BucketConfig = setting(
+        BucketConfig(), "shapes to which samples are scaled and cropped, and how clips are taken"
+    )
     limits: MediaLimits = setting(DEFAULT_LIMITS, "what decoders accept")
-    clip: Literal["random", "centre"] = setting("random", "where in a video a clip is taken")
-    flip: bool = setting(False, "mirror half of the samples left to right")
+    clip: Literal["random", "centre"] = setting("random", "position in the video from which a clip is taken")
+    flip: bool = setting(False, "mirror half of the samples horizontally")
     part: Literal["all", "train", "held_out"] = setting("all", "which samples are taken")
     held_out: float = setting(0.05, "share of the samples that part=train leaves out", low=0, high=1)
-    threads: int = setting(1, "samples decoded at a time", low=1, role="work")
+    threads: int = setting(1, "samples decoded in parallel", low=1, role="work")
     quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0, role="work"
+        0.01,
+        "number of samples that may fail to decode before the run ends: a fraction if below 1, else a count",
+        low=0,
+        role="work",
     )
 
 

@@ -58,21 +58,21 @@ class ClipConfig:
     length_s: float = setting(0.0, "cut videos into clips of this length; 0 is off", unit="s", low=0)
     stride_s: float = setting(
         0.0,
-        "from the start of a clip to that of the next; 0: clips adjoin, each lasts until the first keyframe "
-        "after length_s",
+        "time between the starts of consecutive clips; 0: clips adjoin, each ending at the first keyframe"
+        " after length_s",
         unit="s",
         low=0,
     )
-    scenes: bool = setting(False, "cut where the scene changes, before length and stride apply")
+    scenes: bool = setting(False, "cut at changes of scene, before length and stride apply")
     cuts: Literal["difference", "pyscenedetect"] = setting(
         "difference",
-        "how changes of scene are found: by the difference of small RGB pictures, or by PySceneDetect's "
-        "ContentDetector (hue, saturation, luma), which does not take flashes or moving cameras for cuts as "
-        "easily and needs `pip install longtake[scenes]`",
+        "how changes of scene are detected: by the difference of small RGB frames, or by PySceneDetect's "
+        "ContentDetector (hue, saturation, luma), which confuses flashes and camera motion with cuts less"
+        " easily and needs `pip install longtake[scenes]`",
     )
     scene_threshold: float = setting(
         27.0,
-        "a scene changes where neighbouring frames differ by so much, on average, of 255",
+        "mean difference of neighbouring frames, of 255, above which a scene changes",
         low=0,
         high=255,
     )

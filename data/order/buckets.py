@@ -35,27 +35,30 @@ class BucketConfig:
     """The table of buckets, given or made from the data, and how clips are cut from videos."""
 
     shapes: tuple[tuple[int, int, int], ...] = setting(
-        (), "buckets as [[frames, height, width], ...]; [] makes them from the data", low=1
+        (), "buckets as [[frames, height, width], ...]; [] derives them from the data", low=1
     )
-    resolution: int = setting(256, "made buckets have about resolution^2 pixels", unit="pixels", low=1)
-    multiple: int = setting(32, "sides of made buckets are multiples of this", unit="pixels", low=1)
-    max_aspect: float = setting(2.0, "widest made bucket, width / height (and height / width)", low=1)
+    resolution: int = setting(256, "derived buckets have about resolution^2 pixels", unit="pixels", low=1)
+    multiple: int = setting(32, "sides of derived buckets are multiples of this", unit="pixels", low=1)
+    max_aspect: float = setting(
+        2.0, "largest aspect ratio of a derived bucket, width / height or height / width", low=1
+    )
     min_share: float = setting(
         0.01,
-        "a made bucket with a smaller share of the samples with its number of frames is left out",
+        "leave out a derived bucket with a smaller share of the samples of its number of frames",
         low=0,
         high=1,
     )
-    frames: tuple[int, ...] = setting((1, 17), "numbers of frames of made buckets; 1 is images", low=1)
+    frames: tuple[int, ...] = setting((1, 17), "numbers of frames of derived buckets; 1 is images", low=1)
     fps: float = setting(
         0.0,
-        "frame rate of clips: what is on screen at each time; 0 keeps each video's own",
+        "frame rate of clips (the frame on screen at each time is taken); 0 keeps each video's own",
         unit="1/s",
         low=0,
     )
-    stride: int = setting(1, "every stride-th frame is taken", unit="frames", low=1)
+    stride: int = setting(1, "take every stride-th frame", unit="frames", low=1)
     deinterlace: Literal["off", "auto"] = setting(
-        "off", "auto: make whole pictures of interlaced frames, one of each (bwdif); off leaves them"
+        "off",
+        "auto: deinterlace interlaced frames, one picture from each (bwdif); off keeps them as they are",
     )
 
 
@@ -72,14 +75,19 @@ class GroupConfig:
     """
 
     group_size: int = setting(
-        256, "samples in a group of the bucket whose samples cost least", unit="samples", low=1
+        256, "samples in a group of the bucket whose samples cost the least", unit="samples", low=1
     )
-    group_cost: float = setting(0.0, "cost of a group, instead of group_size; 0 is off", unit="tokens", low=0)
+    group_cost: float = setting(
+        0.0, "cost of a group, as an alternative to group_size; 0 is off", unit="tokens", low=0
+    )
     cost_fixed: float = setting(0.0, "c in the cost of a sample with S tokens, c + a S + b S^2", low=0)
     cost_linear: float = setting(1.0, "a in the cost of a sample with S tokens", low=0)
     cost_quadratic: float = setting(1.5e-4, "b in the cost of a sample with S tokens", low=0)
     rank_multiple: int = setting(
-        8, "group sizes are multiples of this; data-parallel ranks must divide them", unit="samples", low=1
+        8,
+        "group sizes are multiples of this; the number of data-parallel ranks must divide every group size",
+        unit="samples",
+        low=1,
     )
 
     def __post_init__(self) -> None:

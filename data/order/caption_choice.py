@@ -20,13 +20,13 @@ class CaptionConfig:
 
     caption_key: str = setting(
         "",
-        "of several captions of a sample, those with these names are drawn; empty: all",
+        "names of captions to draw from, where a sample has several; empty: all",
         shown="NAME[+NAME]",
     )
     caption_weights: tuple[float, ...] = setting(
         (),
-        "how often each name of caption_key is drawn, or without names the first, second, ... caption of a "
-        "sample, later ones never; []: by the weights that the data give, else all alike",
+        "weights of the names in caption_key, or without names of the first, second, ... caption of a "
+        "sample (later ones are never drawn); []: the weights given by the data, else uniform",
     )
 
     def __post_init__(self) -> None:

@@ -25,22 +25,25 @@ class LoaderConfig(GroupConfig):
 
     groups_per_step: int = setting(1, "groups in an optimizer step", low=1)
     video_share: float | None = setting(
-        None, "share of the groups that are videos; null follows the numbers of samples", low=0, high=1
+        None, "share of groups that are videos; null follows the numbers of samples", low=0, high=1
     )
-    shuffle_shards: int = setting(8, "shards whose samples are shuffled together", unit="shards", low=1)
+    shuffle_shards: int = setting(
+        8, "number of shards whose samples are shuffled together", unit="shards", low=1
+    )
     shuffle_piece: int = setting(
         2048,
-        "a shard of more samples is shuffled in pieces of at most so many, where a group has at least "
-        "shuffle_shards of these, so that a step's order costs little; 0: whole shards",
+        "largest piece of a shard that is shuffled at once, where a group has at least shuffle_shards "
+        "pieces, which keeps the cost of a step's order low; 0: whole shards",
         unit="samples",
         low=0,
         earlier=0,
     )
-    prefetch: int = setting(2, "steps read ahead", unit="steps", low=1, role="work")
+    prefetch: int = setting(2, "number of steps to read ahead", unit="steps", low=1, role="work")
     verify: Literal["index", "samples", "off"] = setting(
         "index",
-        "what is compared with its hash when it is read: index: each MiB of the index and of the files "
-        "beside it, once; samples: also every sample, each time; off: nothing (costs: docs/benchmarks.md)",
+        "which data are compared with their checksums when read: index: each MiB of the index and its "
+        "companion files, once; samples: also every sample, each time; off: none (costs: "
+        "docs/benchmarks.md)",
         role="work",
     )
 

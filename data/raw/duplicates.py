@@ -18,12 +18,12 @@ BITS = 64  # length of the hash of one picture
 class DuplicateConfig:
     """Rules for leaving repetitions out. Of equal files the first stays, of similar ones the largest."""
 
-    exact: bool = setting(False, "leave out files with the same bytes as another")
+    exact: bool = setting(False, "leave out files whose bytes equal those of another")
     near: int = setting(
         -1,
-        "leave out files whose perceptual hash differs from another's in at most so many of its 64 bits "
-        "(videos: on average over three frames); 4 finds resized and recompressed copies, 12 also slightly "
-        "cropped ones; -1 is off; needs `pip install longtake[duplicates]`",
+        "leave out files whose perceptual hash differs from another's in at most this many of its 64 bits"
+        " (videos: on average over three frames); 4 finds resized and recompressed copies, 12 also "
+        "slightly cropped ones; -1 is off; needs `pip install longtake[duplicates]`",
         unit="bits",
         low=-1,
         high=16,

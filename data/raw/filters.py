@@ -13,11 +13,13 @@ from data.media.formats import Media
 class FilterConfig:
     """Filters for samples that could be used; 0 turns one off. Duration and rate concern videos."""
 
-    min_side: int = setting(0, "shortest shorter side", unit="pixels", low=0)
-    max_side: int = setting(0, "longest longer side", unit="pixels", low=0)
-    max_aspect: float = setting(0.0, "widest shape, longer side / shorter side", low=0)
-    min_seconds: float = setting(0.0, "shortest video, or clip of one", unit="s", low=0)
-    max_seconds: float = setting(0.0, "longest video, or clip of one", unit="s", low=0)
+    min_side: int = setting(0, "least length of the shorter side", unit="pixels", low=0)
+    max_side: int = setting(0, "greatest length of the longer side", unit="pixels", low=0)
+    max_aspect: float = setting(0.0, "largest aspect ratio, longer side / shorter side", low=0)
+    min_seconds: float = setting(0.0, "least duration of a video, or of a clip cut from one", unit="s", low=0)
+    max_seconds: float = setting(
+        0.0, "greatest duration of a video, or of a clip cut from one", unit="s", low=0
+    )
     min_fps: float = setting(0.0, "lowest frame rate", unit="1/s", low=0)
     max_fps: float = setting(0.0, "highest frame rate", unit="1/s", low=0)
 

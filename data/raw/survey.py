@@ -41,9 +41,9 @@ LOOKED_AT = (1 / 6, 1 / 2, 5 / 6)  # places of the frames that a video's percept
 class HygieneConfig:
     """Rules for leaving samples out of the source and cutting its videos."""
 
-    filters: FilterConfig = setting(FilterConfig(), "sizes, shapes, durations and rates that are wanted")
-    duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
-    clips: ClipConfig = setting(ClipConfig(), "how long videos are cut")
+    filters: FilterConfig = setting(FilterConfig(), "sizes, aspect ratios, durations and frame rates to keep")
+    duplicates: DuplicateConfig = setting(DuplicateConfig(), "which duplicates to leave out")
+    clips: ClipConfig = setting(ClipConfig(), "how to cut long videos")
 
     @property
     def on(self) -> bool:

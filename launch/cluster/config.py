@@ -24,28 +24,33 @@ class ClusterConfig:
         "slurm",
         "slurm: queued; local: in the background on this machine; inline: in the foreground on this machine",
     )
-    nodes: int = setting(1, "nodes of the job", low=1)
-    tasks_per_node: int = setting(1, "ranks on each node, one for each GPU", low=1)
+    nodes: int = setting(1, "number of nodes", low=1)
+    tasks_per_node: int = setting(1, "ranks per node, one per GPU", low=1)
     array: int = setting(
         0,
-        "tasks of a job array, each such a job, that share `encode`, `sample` or `sweep`; 0 is one job",
+        "number of array tasks that share `encode`, `sample` or `sweep`; 0 is one job",
         low=0,
     )
-    array_limit: int = setting(0, "tasks of the array that run at once; 0 is no limit", low=0)
-    cpus_per_task: int | None = setting(None, "CPUs of each rank; null is SLURM's default", low=1)
-    minutes: int = setting(60, "time limit of one start; the job is requeued at its end", unit="min", low=1)
+    array_limit: int = setting(0, "array tasks that run at once; 0 is no limit", low=0)
+    cpus_per_task: int | None = setting(None, "CPUs per rank; null is SLURM's default", low=1)
+    minutes: int = setting(
+        60, "time limit of one start, at the end of which the job is requeued", unit="min", low=1
+    )
     signal_s: int = setting(
-        120, "before its end the job is asked to save and end; SLURM may ask 60 s earlier", unit="s", low=1
+        120,
+        "time before the limit at which the job is asked to save and end; SLURM may ask 60 s earlier",
+        unit="s",
+        low=1,
     )
     partition: str = setting("", "SLURM's partition; '' is its default")
-    account: str = setting("", "account that is charged; '' is SLURM's default")
+    account: str = setting("", "account to charge; '' is SLURM's default")
     qos: str = setting("", "quality of service; '' is SLURM's default")
     constraint: str = setting("", "features that nodes must have")
-    exclude: str = setting("", "nodes that are not used")
-    nodelist: str = setting("", "nodes that are used")
-    gpus_per_node: str = setting("", "GPUs of each node, such as 8 or h200:8; '' asks for none")
+    exclude: str = setting("", "nodes not to use")
+    nodelist: str = setting("", "nodes to use")
+    gpus_per_node: str = setting("", "GPUs per node, such as 8 or h200:8; '' requests none")
     gres: str = setting("", "the same in SLURM's older form, such as gpu:8")
-    memory_gib: int | None = setting(None, "memory of each node; 0 is all of it", unit="GiB", low=0)
+    memory_gib: int | None = setting(None, "memory per node; 0 is all of it", unit="GiB", low=0)
     wckey: str = setting("", "workload characterisation key, where a site asks for one")
     sbatch: tuple[str, ...] = setting(
         (), "more fields for sbatch, such as reservation=x or exclusive", shown="[field=value, ...]"
@@ -57,18 +62,22 @@ class ClusterConfig:
         (), "lines that the batch script runs first, such as module load cuda", shown="[line, ...]"
     )
     environment: tuple[str, ...] = setting(
-        (), "variables of the ranks, each set only where it is not set already", shown="[NAME=value, ...]"
+        (),
+        "environment variables of the ranks, each set only where it is not set already",
+        shown="[NAME=value, ...]",
     )
     container_image: str = setting("", "image in which pyxis runs the ranks; '' is none")
     container_mounts: str = setting("", "what pyxis mounts, such as /scratch:/scratch")
     apptainer_image: str = setting("", "image in which apptainer runs the ranks; '' is none")
     python: str = setting(
-        "", "Python of the ranks, in a container perhaps another; '' is this one", shown="path"
+        "",
+        "Python interpreter of the ranks, which may be another in a container; '' is this one",
+        shown="path",
     )
     preflight: bool = setting(
-        True, "measure every node before training, and go on without those that are not fit; at most 10 s"
+        True, "test every node before training, and continue without unfit ones; takes at most 10 s"
     )
-    attempts: int = setting(3, "starts in a row without a new step after which the job is given up", low=1)
+    attempts: int = setting(3, "consecutive starts without a new step after which the job is given up", low=1)
 
     def __post_init__(self) -> None:
         for name, values in (("sbatch", self.sbatch), ("setup", self.setup)):

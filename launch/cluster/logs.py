@@ -32,7 +32,7 @@ class Config:
     source: str = setting(REQUIRED, "output of the job", shown="path")
     rank: int | None = setting(None, "show this rank alone; null is all of them", low=0)
     task: int | None = setting(None, "show this task of an array alone; null is all of them", low=0)
-    follow: bool = setting(False, "wait for more, until the job has ended")
+    follow: bool = setting(False, "wait for further output until the job has ended")
 
 
 def main(words: Sequence[str]) -> int:

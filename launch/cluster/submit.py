@@ -45,8 +45,8 @@ class Target:
     """The fields of a submission beside the job's own."""
 
     cluster: ClusterConfig = setting(ClusterConfig(), "where and how the job runs")
-    after: str = setting("", "output of a submitted job, or a SLURM job, that has to end well first")
-    force: bool = setting(False, "submit a run that would not fit its GPUs (`longtake plan`)")
+    after: str = setting("", "output of a submitted job, or a SLURM job, that has to succeed first")
+    force: bool = setting(False, "submit a run even if it would not fit its GPUs (`longtake plan`)")
 
 
 def main(words: Sequence[str]) -> int:

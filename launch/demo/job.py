@@ -31,30 +31,28 @@ class Config:
 
     source: str = setting(
         "",
-        "your folder of images and videos; '' is handwritten digits that come with it",
+        "folder of your own images and videos; '' takes handwritten digits, which are included",
         shown="path",
         role="place",
     )
     output: str = setting("runs/demo", "folder that receives everything", shown="path", role="place")
     seed: int = setting(0, "seed of every stage", low=0)
-    overwrite: bool = setting(
-        False, "begin anew, removing what an earlier demo left in the output", role="work"
-    )
+    overwrite: bool = setting(False, "start anew, removing the earlier demo in the output", role="work")
     processes: int = setting(2, "local ranks of the stages that use several", low=1, role="work")
     scale: Literal["full", "tiny"] = setting(
-        "full", "tiny goes through every stage with as little work as possible; its samples are noise"
+        "full", "tiny runs every stage with as little work as possible; its samples are noise"
     )
     minutes: float = setting(
         30.0,
-        "time to spend on your own folder; resolution, length of clips, sizes of the networks and steps "
-        "follow from it, from the folder and from the speed of this machine",
+        "time to spend on your own folder; resolution, length of clips, sizes of the networks and numbers"
+        " of steps follow from it, from the folder and from the speed of this machine",
         unit="min",
         low=1,
     )
     text_encoder: str = setting(
         "",
-        "folder of a public text encoder (CLIP, T5, UMT5) for the captions of your folder; '' gives each of "
-        "their words a fixed vector",
+        "folder of a public text encoder (CLIP, T5, UMT5) for the captions of your folder; '' assigns a "
+        "fixed vector to each word",
         shown="path",
         role="place",
     )

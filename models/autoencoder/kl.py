@@ -37,7 +37,7 @@ class KLConfig:
     temporal_compression: int = setting(4, "frames per latent frame after the first; a power of 2", low=1)
     patch: int = setting(2, "pixel rows and columns folded into channels before the first layer", low=1)
     width: int = setting(64, "channels of the first level", low=1)
-    channel_multipliers: tuple[int, ...] = setting((1, 2, 4), "channels of each level, over the width")
+    channel_multipliers: tuple[int, ...] = setting((1, 2, 4), "channels of each level, relative to the width")
     blocks: int = setting(2, "residual blocks per level and direction", low=1)
 
     def __post_init__(self) -> None:

@@ -11,8 +11,8 @@ from core.config.settings import setting
 class TilingConfig:
     """Parts in which pixels are encoded, or decoded into."""
 
-    pixels: int = setting(0, "rows and columns of a tile; 0 takes pictures whole", unit="pixels", low=0)
-    frames: int = setting(0, "frames at a time, after the first; 0 takes clips whole", unit="frames", low=0)
+    pixels: int = setting(0, "rows and columns of a tile; 0 does not tile pictures", unit="pixels", low=0)
+    frames: int = setting(0, "frames of a tile, after the first; 0 does not tile clips", unit="frames", low=0)
 
     def __bool__(self) -> bool:
         return bool(self.pixels or self.frames)

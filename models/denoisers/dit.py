@@ -39,16 +39,18 @@ class DiTConfig:
 
     kind: Literal["dit"] = setting("dit", "the kind of network")
     preset: str = setting("", "a published shape: DiT-{S,B,L,XL}/{2,4,8}; '' for none")
-    input_channels: int = setting(4, "channels of the input, those of the latents", low=1)
-    patch: tuple[int, int, int] = setting((1, 2, 2), "frames, rows and columns that make one token")
+    input_channels: int = setting(4, "input channels, which are the channels of the latents", low=1)
+    patch: tuple[int, int, int] = setting(
+        (1, 2, 2), "frames, rows and columns of a patch, which becomes one token"
+    )
     width: int = setting(384, "width of a token (hidden size)", low=1)
     depth: int = setting(12, "transformer blocks", low=1)
-    heads: int = setting(6, "attention heads; they share the width", low=1)
-    mlp_ratio: float = setting(4.0, "hidden width of the MLP over the width", low=0.0)
-    num_classes: int = setting(1000, "classes; one more row is kept for no class", low=0)
+    heads: int = setting(6, "attention heads, among which the width is divided", low=1)
+    mlp_ratio: float = setting(4.0, "hidden width of the MLP relative to the width", low=0.0)
+    num_classes: int = setting(1000, "number of classes; the embedding has one more row, for no class", low=0)
     learned_sigma: bool = setting(False, "also predict the variance: twice the output channels")
-    positions: Literal["sincos", "rotary"] = setting("sincos", "position encoding of the tokens")
-    qk_norm: bool = setting(False, "RMS-normalise queries and keys; steadies training in bfloat16")
+    positions: Literal["sincos", "rotary"] = setting("sincos", "positional encoding of the tokens")
+    qk_norm: bool = setting(False, "RMS-normalise queries and keys, which stabilises training in bfloat16")
     time_scale: float = setting(
         1.0, "time input: time_offset + time_scale * t, with t from 0 for data to about 1000"
     )
@@ -63,16 +65,16 @@ class DiTConfig:
     )
     text_width: int = setting(0, "width of text tokens, for cross-attention; 0 for no text", low=0)
     frame_condition: bool = setting(
-        False, "take given frames: a frame mask and their latents as further channels"
+        False, "condition on given frames: a frame mask and their latents as further input channels"
     )
     frame_levels: bool = setting(
-        False, "take a noise level for each group of latent frames (those of one token)"
+        False, "take a separate noise level for each group of latent frames that share a token"
     )
     two_times: bool = setting(
-        False, "take also the time at which a step ends, as objective.kind=mean_flow needs"
+        False, "also take the time at which a step ends, as objective.kind=mean_flow needs"
     )
     attention: Backend = setting(
-        "auto", "attention backend; auto measures which is fastest here, once, and the run keeps it"
+        "auto", "attention backend; auto measures once which is fastest on this machine, and the run keeps it"
     )
 
     def __post_init__(self) -> None:

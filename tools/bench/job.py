@@ -60,34 +60,38 @@ class Config:
         "world",
         "sampling",
         "evaluation",
-    ] = setting(REQUIRED, "what is measured")
+    ] = setting(REQUIRED, "what to measure")
     output: str = setting(
-        "runs/bench", "folder that receives results, and holds the material during the run", shown="path"
+        "runs/bench", "folder for the results, and for the test data during the run", shown="path"
     )
-    floors: bool = setting(True, "end with exit status 1 where a floor is missed")
-    rounds: int = setting(8, "timed rounds, after one to warm up", low=1)
-    samples: int = setting(65536, "latents of 8 KiB: read, or written", unit="samples", low=512)
-    peer_samples: int = setting(8192, "writer, foreign tars: those that a slow peer handles a round", low=512)
-    videos: int = setting(128, "latents of 2.2 MB", unit="samples", low=16)
+    floors: bool = setting(True, "end with exit status 1 if a result is below its floor")
+    rounds: int = setting(8, "timed rounds, after one warm-up round", low=1)
+    samples: int = setting(65536, "number of latents of 8 KiB to read or write", unit="samples", low=512)
+    peer_samples: int = setting(
+        8192, "writer, foreign tars: number of samples per round for slow peers", low=512
+    )
+    videos: int = setting(128, "number of latents of 2.2 MB", unit="samples", low=16)
     index_rows: int = setting(10_000_000, "rows of the synthetic index", unit="samples", low=512)
     open_rows: int = setting(
-        1_000_000_000, "world: rows of a dataset in shards of 10,000 that is opened", unit="samples", low=512
+        1_000_000_000, "world: rows of the dataset to open, in shards of 10,000", unit="samples", low=512
     )
     ranks: tuple[int, ...] = setting((8, 64, 512, 4096), "world: numbers of ranks", low=1)
-    features: int = setting(50_000, "evaluation: features of 2,048 numbers", low=4096)
+    features: int = setting(50_000, "evaluation: number of features of 2,048 numbers", low=4096)
     kind: Kind = setting("deepspeed", "engine: what shards, reduces and updates, as engine.kind of training")
-    clips: int = setting(6, "clips of 16 frames a round", low=1)
-    video_frames: int = setting(144, "frames of a file that clips are taken from", unit="frames", low=18)
+    clips: int = setting(6, "number of clips of 16 frames per round", low=1)
+    video_frames: int = setting(144, "frames of the file from which clips are taken", unit="frames", low=18)
     network: str = setting(
         "", "step: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on CUDA; update, checkpoint: DiT-B/2"
     )
     batch: int = setting(
         0,
-        "step: samples at once; 0 is 4 on a CPU, and on a CUDA device as many as fit, of 256 at most",
+        "step: batch size; 0 is 4 on a CPU, and on a CUDA device as many as fit, up to 256",
         low=0,
     )
-    compiled: bool = setting(True, "step: ours with compiled blocks too (a minute more); floors look at it")
-    peer: str = setting("", "step: folder of a facebookresearch/DiT checkout, to run it too")
+    compiled: bool = setting(
+        True, "step: also measure this project with compiled blocks (a minute more); the floors need it"
+    )
+    peer: str = setting("", "step: folder of a facebookresearch/DiT checkout, to measure it too")
     processes: int = setting(1, "not used: one process measures", low=1)
 
 

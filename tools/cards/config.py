@@ -16,10 +16,10 @@ class CardConfig:
     """The parts of a model card that no record holds."""
 
     licence: str = setting(
-        "", "licence of the weights, as SPDX names it (Apache-2.0); '' says that none was given"
+        "", "licence of the weights, as an SPDX identifier (Apache-2.0); '' states that none was given"
     )
     scores: tuple[str, ...] = setting(
-        (), "folders of `evaluate`, or their scores.json, of these very weights", shown="path"
+        (), "folders of `evaluate`, or their scores.json, for exactly these weights", shown="path"
     )
 
     def __post_init__(self) -> None:

@@ -40,8 +40,8 @@ class Config:
     )
     picture_encoder: str = setting(
         "",
-        "folder of a public picture encoder (DINOv2, CLIP), whose features of every picture are stored for "
-        "training with data.features=cached, many times the bytes of latents; '' stores none",
+        "folder of a public picture encoder (DINOv2, CLIP) whose features of every picture are stored for"
+        " training with data.features=cached; they take many times the bytes of latents; '' stores none",
         shown="path",
         role="place",
     )
@@ -51,8 +51,8 @@ class Config:
     output: Path = setting(REQUIRED, "folder that receives the cache", role="place")
     action: Literal["encode", "status", "verify", "repair"] = setting(
         "encode",
-        "encode; status: who is at which shard, how fast; verify: hash all files again; repair: redo what is "
-        "damaged, try again what failed",
+        "encode; status: show which worker encodes which shard, and how fast; verify: check the hash of "
+        "every file; repair: encode what is damaged or failed again",
         role="work",
     )
     seed: int = setting(0, "not used: encoding draws nothing", low=0, role="work")
@@ -67,13 +67,15 @@ class Config:
     dtype: Literal["float16", "float32"] = setting(
         "float16", "number format of stored latents; float32 is exact, and twice the bytes"
     )
-    flip: bool = setting(False, "store samples mirrored left to right as well; training draws one of the two")
+    flip: bool = setting(False, "also store samples mirrored horizontally; training draws one of the two")
     stills: bool = setting(
         False,
-        "store the last picture of every clip as a latent frame that stands still as well, for training with "
-        "data.stills; takes another encoding of each clip",
+        "also store the last picture of every clip as the latent of a still, for training with "
+        "data.stills; encodes each clip twice",
     )
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
+    buckets: BucketConfig = setting(
+        BucketConfig(), "shapes to which samples are scaled and cropped, and how clips are taken"
+    )
     batch: int = setting(8, "samples encoded at once", unit="samples", low=1)
     tiling: TilingConfig = setting(TilingConfig(), "how large inputs are cut for the autoencoder")
     precision: AskedPrecision = setting(
@@ -81,19 +83,19 @@ class Config:
         "precision of the encoders; tf32: as fp32, products on GPUs rounded to 10 bits; auto: tf32 on CUDA, "
         "else fp32",
     )
-    threads: int = setting(1, "CPU threads of the encoder in each process", low=1)
+    threads: int = setting(1, "CPU threads for encoding in each process", low=1)
     decode_threads: int = setting(
-        2, "threads that decode ahead of the encoder in each process", low=1, role="work"
+        2, "threads that decode samples ahead of the encoder in each process", low=1, role="work"
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where the encoder runs")
-    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "limits above which a file is refused as too large")
     quarantine_budget: float = setting(
         0.1,
-        "unusable samples that do not stop the job: a fraction if below 1, else a number",
+        "number of unusable samples above which the job fails: a fraction if below 1, else a count",
         low=0,
         role="work",
     )
-    require_space: bool = setting(True, "refuse to begin where the disk is clearly too small", role="work")
+    require_space: bool = setting(True, "refuse to start if the disk is clearly too small", role="work")
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,14 +23,14 @@ class DensityConfig:
     count: int = setting(0, "samples at random; 0 is all", low=0)
     batch: int = setting(16, "samples at once", low=1, role="work")
     posterior: Literal["draw", "mean"] = setting(
-        "draw", "latents drawn from the encoder's posterior, as in training, or its mean"
+        "draw", "draw latents from the encoder's posterior, as in training, or use its mean"
     )
-    tolerance: float = setting(1e-5, "likelihood: largest estimated error of a step", low=1e-12, high=1)
+    tolerance: float = setting(1e-5, "likelihood: largest estimated error per step", low=1e-12, high=1)
     probes: int = setting(
-        1, "likelihood of more than 64 numbers: draws of signs by which the trace is estimated", low=1
+        1, "likelihood with more than 64 numbers: number of random sign vectors for the trace estimate", low=1
     )
     bound_steps: int = setting(
-        100, "bound: steps of the sampler whose bound it is, at most those of a chain", low=2
+        100, "bound: steps of the sampler whose bound is computed, at most those of a chain", low=2
     )
 
 
@@ -38,10 +38,10 @@ class DensityConfig:
 class ReconstructionConfig:
     """Settings of measure=reconstruction."""
 
-    size: tuple[int, int] = setting((256, 256), "height and width to which images are brought", unit="pixels")
+    size: tuple[int, int] = setting((256, 256), "height and width to which images are resized", unit="pixels")
     lpips_network: str = setting(
         "",
-        "file of AlexNet or VGG-16 in torchvision's layout, for LPIPS; '' is without",
+        "file of AlexNet or VGG-16 in torchvision's layout, for LPIPS; '' leaves LPIPS out",
         shown="path",
         role="place",
     )
@@ -74,8 +74,8 @@ class Config:
     )
     real: str = setting(
         "",
-        "raw dataset that samples are compared with, or that is reconstructed; with measure=likelihood or "
-        "bound a latent cache",
+        "raw dataset to compare samples with, or to reconstruct; with measure=likelihood or bound a "
+        "latent cache",
         shown="path or URL",
         role="place",
     )
@@ -91,38 +91,39 @@ class Config:
     density: DensityConfig = setting(DensityConfig(), "settings of measure=likelihood and bound")
     extractor: Literal["classifier", "inception", "dinov2", "clip", "i3d"] = setting(
         "classifier",
-        "what gives features: a classifier trained on the real data, or a published network, FID's "
+        "feature extractor: a classifier trained on the real data, or a published network: FID's "
         "Inception, DINOv2 or CLIP for images, FVD's I3D for clips",
     )
     extractor_weights: str = setting(
         "",
-        "of a published network. inception: pt_inception-2015-12-05-6726825d.pth of torch-fidelity, or the "
-        "same as .safetensors; dinov2, clip: a folder of transformers; i3d: i3d_torchscript.pt",
+        "weights of a published network. inception: pt_inception-2015-12-05-6726825d.pth of "
+        "torch-fidelity, or the same as .safetensors; dinov2, clip: a folder in transformers' layout; "
+        "i3d: i3d_torchscript.pt",
         shown="path",
         role="place",
     )
     reference: str = setting(
         "",
-        "inception, dinov2, i3d: npz of published statistics (mu, sigma, and mu_s, sigma_s for sFID), with "
-        "pictures (arr_0) or without, instead of `real`",
+        "inception, dinov2, i3d: npz of published statistics (mu, sigma, and mu_s, sigma_s for sFID), "
+        "with or without pictures (arr_0), in place of `real`",
         shown="path",
         role="place",
     )
     imported: str = setting(
         "",
-        "result of another package to put on record instead of measuring: VBench's *_eval_results.json, "
+        "result of another package to record instead of measuring: VBench's *_eval_results.json, "
         "GenEval's results.jsonl, DPG's dpg-bench_*_results.txt, or JSON with numbers",
         shown="path",
         role="place",
     )
-    package: str = setting("", "imported: name and version of that package, for the ruler")
+    package: str = setting("", "imported: name and version of that package, recorded with the result")
     batch: int = setting(64, "published networks: images or clips at once", low=1, role="work")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "published networks, likelihood, bound: where to compute", role="work"
     )
     heldout: str = setting(
         "",
-        "raw dataset of unseen data; '' keeps a fifth of `real` from the classifier",
+        "raw dataset of unseen data; '' holds out a fifth of `real` from the classifier",
         shown="path or URL",
         role="place",
     )
@@ -138,11 +139,13 @@ class Config:
     threads: int = setting(1, "CPU threads of each process; a classifier takes one", low=1)
     queue: QueueConfig = setting(QueueConfig(), "how workers share the samples")
     count: int = setting(500, "samples on each side of the Fréchet distance, if there are as many", low=10)
-    draws: int = setting(5, "random subsets that a score is the mean of", low=1)
+    draws: int = setting(5, "number of random subsets over which a score is averaged", low=1)
     steps: int = setting(500, "training steps of the classifier", low=1)
-    most_real: int = setting(10_000, "real images and clips read at most, at random", low=50)
+    most_real: int = setting(
+        10_000, "largest number of real images and clips to read, chosen at random", low=50
+    )
     fps: float = setting(0.0, "frame rate at which real clips are read; 0 is their own", unit="1/s", low=0)
-    stride: int = setting(1, "every stride-th frame of real clips is taken", unit="frames", low=1)
+    stride: int = setting(1, "take every stride-th frame of real clips", unit="frames", low=1)
 
     @property
     def measured_alone(self) -> str:

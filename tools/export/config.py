@@ -23,24 +23,26 @@ class Config:
     overwrite: bool = setting(False, "replace an earlier export")
     format: Literal["safetensors", "diffusers"] = setting(
         "safetensors",
-        "safetensors: plain weights, which `sample` takes too; diffusers: the folder of a DiTPipeline or, of "
-        "a network without that form, plain weights with a pipeline of their own",
+        "safetensors: plain weights, which `sample` also takes; diffusers: the folder of a DiTPipeline "
+        "or, for a network that this cannot hold, plain weights with a pipeline of their own",
     )
     checkpoint: str = setting("", "name of a checkpoint of the run; '' is the newest")
     weights: str = setting(
         "ema", "ema: the main average; raw: those of the step itself; or an average's name"
     )
     ema_sigma: float = setting(
-        0.0, "instead: the average of this relative length, 0 = none", low=0.0, high=0.288
+        0.0, "instead of weights: the average of this relative length; 0 = none", low=0.0, high=0.288
     )
-    dtype: Literal["fp32", "bf16", "fp16"] = setting("fp32", "of the trained weights in the file")
+    dtype: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32", "number format of the trained weights in the file"
+    )
     largest_file: int = setting(
         LARGEST,
-        "weights that are larger are cut into files of at most so much, with an index; a tensor stays whole",
+        "size above which weights are split into several files with an index; a tensor is never split",
         unit="bytes",
         low=1,
     )
-    card: CardConfig = setting(CardConfig(), "what README.md, the model card, says beside the records")
+    card: CardConfig = setting(CardConfig(), "additions to README.md, the model card")
     processes: int = setting(1, "not used: one process writes", low=1)
 
     def __post_init__(self) -> None:

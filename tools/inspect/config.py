@@ -23,7 +23,9 @@ class Config:
         REQUIRED, "dataset, raw or latent; or a checkpoint, a run, or an export", shown="path or URL"
     )
     action: Literal["show", "verify", "reindex"] = setting(
-        "show", "show: what is in it; verify: hash every file; reindex: index and manifest from the tars"
+        "show",
+        "show: describe the content; verify: check the hash of every file; reindex: rebuild index and "
+        "manifest from the tars",
     )
     autoencoder: str = setting(
         "",
@@ -31,25 +33,30 @@ class Config:
         shown="path",
     )
     quarantine_budget: float = setting(
-        0.01, "the same: unusable latents that do not stop it: a fraction if below 1, else a number", low=0
+        0.01,
+        "action=reindex: number of unusable latents above which the job fails: a fraction if below 1, "
+        "else a count",
+        low=0,
     )
-    format: Literal["text", "json"] = setting("text", "what is printed")
-    json: str = setting("", "file that receives the same as JSON", shown="path")
+    format: Literal["text", "json"] = setting("text", "output format")
+    json: str = setting("", "file that also receives the output as JSON", shown="path")
     sheet: str = setting("", "PNG file that receives a contact sheet; action=show", shown="path")
     rows: int = setting(10, "rows of the contact sheet: one a class, where there are several", low=1)
     columns: int = setting(10, "pictures in a row of the contact sheet", low=1, high=MOST_PICTURES)
     sample: int = setting(-1, "row of a raw dataset whose pixels are written; -1 is none", low=-1)
     pixels: str = setting(
         "",
-        "file that receives what training sees of `sample`, brought to its bucket: .npy of (frames, height, "
-        "width, 3), or .png with the frames side by side",
+        "file that receives `sample` as training sees it, scaled and cropped to its bucket: .npy of "
+        "(frames, height, width, 3), or .png with the frames side by side",
         shown="path.npy|path.png",
     )
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that `sample` may be brought to, and clips")
+    buckets: BucketConfig = setting(
+        BucketConfig(), "shapes to which `sample` may be scaled and cropped, and how clips are taken"
+    )
     times: str = setting(
         "",
-        "of a finished run: file that receives a density of training times by its losses, for another run's "
-        "objective.timesteps.density",
+        "of a finished run: file that receives a density of training times derived from its losses, for "
+        "objective.timesteps.density of another run",
         shown="path",
     )
     processes: int = setting(1, "not used: one process reads", low=1)

@@ -17,31 +17,34 @@ class PlanConfig:
 
     device: str = setting(
         "",
-        "GPU, whose data sheet gives memory and speed; '' is the one of this machine",
+        "GPU, whose data sheet gives memory and speed; '' is this machine's",
         shown="|".join(NAMES),
     )
-    ranks: int = setting(8, "GPUs of the run in all", low=1)
-    ranks_per_node: int = setting(8, "GPUs of a node, between which links are fast", low=1)
-    samples: int = setting(0, "samples of the dataset, where there is no source yet", low=0)
+    ranks: int = setting(8, "total number of GPUs of the run", low=1)
+    ranks_per_node: int = setting(8, "GPUs per node, between which links are fast", low=1)
+    samples: int = setting(0, "number of samples of the dataset, where there is no source yet", low=0)
     shapes: tuple[tuple[int, int, int, int], ...] = setting(
-        (), "latents (channels, frames, height, width) of each bucket, where there is no source yet"
+        (), "latent shapes (channels, frames, height, width) of the buckets, where there is no source yet"
     )
-    shares: tuple[float, ...] = setting((), "shares of the samples in these buckets; [] is evenly")
-    moments: Literal[1, 2] = setting(2, "numbers that a cache holds of a latent: mean, or also deviation")
+    shares: tuple[float, ...] = setting((), "shares of the samples in these buckets; [] is equal shares")
+    moments: Literal[1, 2] = setting(
+        2, "what a cache stores of a latent: 1 the mean, 2 also the standard deviation"
+    )
     text_tokens: int = setting(0, "tokens to which captions are padded, where the model takes text", low=0)
     mfu: float = setting(
         0.0,
-        "share of the data sheet's peak that the run reaches, as measured; 0 gives the least time",
+        "share of the data sheet's peak that the run reaches, as measured; 0 gives the shortest possible "
+        "time",
         low=0,
         high=1,
     )
     network_gb_s: float = setting(
-        0.0, "of a GPU to other nodes, one direction; 0 is not known", unit="GB/s", low=0
+        0.0, "bandwidth from a GPU to other nodes, in one direction; 0 is unknown", unit="GB/s", low=0
     )
     encode_rate: float = setting(
-        0.0, "samples that a GPU encodes in a second, as measured; 0 is not known", low=0
+        0.0, "samples that a GPU encodes per second, as measured; 0 is unknown", low=0
     )
-    price: float = setting(0.0, "of a GPU for an hour, in any currency; 0 is not known", low=0)
+    price: float = setting(0.0, "price of a GPU-hour, in any currency; 0 is unknown", low=0)
 
     def __post_init__(self) -> None:
         if self.device and by_name(self.device) is None:
@@ -73,9 +76,11 @@ class Config(TrainConfig):
     format: Literal["text", "json"] = setting("text", "what is printed")
     action: Literal["show", "write", "measure"] = setting(
         "show",
-        "show: print the plan; write: also write the recommended fields of the engine into `file`; measure: "
-        "time each shape on this machine's device, plan with that, and write sizes of groups that take the "
-        "same time",
+        "show: print the plan; write: also write the recommended engine fields into `file`; measure: time"
+        " each shape on this machine's device, plan with the result, and write group sizes that take "
+        "equal time",
     )
-    file: str = setting("plan.yaml", "YAML for `train` that action=write or measure makes", shown="path")
+    file: str = setting(
+        "plan.yaml", "YAML file for `train` that action=write or measure writes", shown="path"
+    )
     overwrite: bool = setting(False, "replace an earlier `file`")

@@ -15,7 +15,7 @@ class PreviewSamplerConfig:
     """How previews are sampled; all else is as `sample` does it by default."""
 
     solver: SolverName = setting("euler", "how to step from noise to data", role="watch")
-    steps: int = setting(50, "steps", low=1, role="watch")
+    steps: int = setting(50, "number of steps", low=1, role="watch")
     guidance: float = setting(1.0, "classifier-free guidance scale; 1 is off", low=0, role="watch")
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class PreviewConfig:
     fps: float = setting(
         0.0, "playing speed of films; 0 is that of most clips, else 12", unit="1/s", low=0, role="watch"
     )
-    batch: int = setting(8, "samples that a rank makes at once", low=1, role="watch")
+    batch: int = setting(8, "samples that a rank generates at once", low=1, role="watch")
     sampler: PreviewSamplerConfig = setting(PreviewSamplerConfig(), "solver, steps and guidance")
 
     def __post_init__(self) -> None:
@@ -72,12 +72,10 @@ class ScoreConfig:
     )
     real: str = setting(
         "",
-        "latent cache of the same encoder that samples are compared with; '' is `source`",
+        "latent cache of the same encoder to compare samples with; '' is `source`",
         shown="path or URL",
         role="watch",
     )
-    most_real: int = setting(
-        4096, "real samples that generated ones are compared with at most", low=2, role="watch"
-    )
-    batch: int = setting(8, "samples that a rank makes at once", low=1, role="watch")
+    most_real: int = setting(4096, "largest number of real samples to compare with", low=2, role="watch")
+    batch: int = setting(8, "samples that a rank generates at once", low=1, role="watch")
     sampler: PreviewSamplerConfig = setting(PreviewSamplerConfig(), "solver, steps and guidance")

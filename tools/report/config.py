@@ -17,7 +17,7 @@ class Config:
 
     source: tuple[str, ...] = setting(
         REQUIRED,
-        "folders of runs, datasets, samples, scores or sweeps, any number, side by side; in a file a list",
+        "folders of runs, datasets, samples, scores or sweeps, shown side by side; in a config file a list",
         shown="path",
     )
     output: str = setting(
@@ -25,9 +25,13 @@ class Config:
         "HTML file that is written; '' is report.html in the source, or here where there are several",
         shown="path",
     )
-    follow: bool = setting(False, "write the page again as the runs go on, until they end or Ctrl-C")
+    follow: bool = setting(False, "rewrite the page as the runs progress, until they end or Ctrl-C")
     follow_every: float = setting(
-        10.0, "between pages; at least ten times as long as one takes", unit="s", low=1.0, high=86400.0
+        10.0,
+        "time between rewrites; at least ten times as long as one takes",
+        unit="s",
+        low=1.0,
+        high=86400.0,
     )
     sheet: bool = setting(True, "draw a contact sheet of each dataset")
 

@@ -29,8 +29,9 @@ class LatentsConfig:
 
     normalise: Literal["measured", "encoder", "initial"] = setting(
         "measured",
-        "measured: by mean and deviation over the cache; encoder: as the authors of a public autoencoder do; "
-        "initial, the default with initial=...: as in that run if its autoencoder is this one, else measured",
+        "measured: by the mean and standard deviation of the cache; encoder: as the authors of a public "
+        "autoencoder do; initial, the default with initial=...: as in that run if it used the same "
+        "autoencoder, else measured",
     )
 
 

@@ -140,12 +140,10 @@ class Samples:
         expected = (self.count, *frames, self.height, self.width, 3)
         with self._archive() as arrays:
             pixels = arrays.read("arr_0", math.prod(expected))
-            labels = arrays.read("labels", 8 * self.count)
-        are_numbers = pixels.dtype == np.uint8 and labels.dtype.kind in "iuf" and np.isfinite(labels).all()
-        if pixels.shape != expected or not are_numbers or labels.shape != expected[:1]:
-            found = f"{pixels.dtype} {pixels.shape} with labels {labels.shape}"
+        if pixels.shape != expected or pixels.dtype != np.uint8:
+            found = f"{pixels.dtype} {pixels.shape}"
             raise WorkError(f"{self.folder / ARRAYS} holds {found}, and {SAMPLES} tells of uint8 {expected}")
-        return pixels, labels.astype(np.int64)
+        return pixels, self.labels
 
     def some(self, rows: range) -> NDArray[np.uint8]:
         """Return the pixels of these samples alone; WorkError as `load`.  `verify` comes first."""

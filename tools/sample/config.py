@@ -32,9 +32,11 @@ class FilesConfig:
         "ffv1 (mkv, lossless) for clips",
     )
     films: Literal["", "h264", "hevc", "av1", "ffv1"] = setting(
-        "", "kind of the clips of a job that makes images too, whose kind is `kind`; '' is `kind`"
+        "", "file kind of clips, in a job that also makes images; '' is `kind`"
     )
-    films_quality: int | None = setting(None, "CRF of these; null is what the kind usually has", low=0)
+    films_quality: int | None = setting(
+        None, "CRF of these clips; null is the usual value of the kind", low=0
+    )
     name: str = setting(
         "{index:06d}",
         "name of a file without its ending, from {index}, {row} of the requests, {k} in that row, {class}, "
@@ -44,14 +46,14 @@ class FilesConfig:
     )
     quality: int | None = setting(
         None,
-        "webp, jpeg: 1 to 100, the larger the better; h264, hevc, av1: CRF from 0, the smaller the better; "
-        "null is what the kind usually has",
+        "webp, jpeg: 1 to 100, higher is better; h264, hevc, av1: CRF from 0, lower is better; null is "
+        "the usual value of the kind",
         low=0,
     )
     latents: bool = setting(
         False,
-        "also write the latents of each sample, as the autoencoder decodes them: `latents` (C, T, H, W) "
-        "fp32 in a safetensors file beside its own",
+        "also write the latents of each sample that the autoencoder decodes: `latents` (C, T, H, W) fp32 "
+        "in a safetensors file beside the sample's",
     )
 
     def __post_init__(self) -> None:
@@ -110,7 +112,7 @@ class Config:
     classes: tuple[str, ...] = setting((), "names (or numbers) of the classes to generate; [] is all of them")
     prompts: tuple[str, ...] = setting(
         (),
-        "texts to generate from; samples take turns; [] is no text; prompts=A prompts=B is both",
+        "texts to generate from, in turn; [] is no text; prompts=A prompts=B gives both",
         repeats=True,
     )
     prompt_file: str = setting(
@@ -146,15 +148,15 @@ class Config:
         shown="path",
         role="place",
     )
-    each: int = setting(1, "samples of a request that does not say its count", low=1)
-    bad_requests: int = setting(0, "requests that cannot be used and are left out, at most", low=0)
+    each: int = setting(1, "samples per request that does not state a count", low=1)
+    bad_requests: int = setting(0, "largest number of unusable requests to leave out", low=0)
     preset: PresetName = setting(
-        "", "files as a benchmark's package wants them: vbench, vbench2, geneval, or adm (FID)"
+        "", "file layout that a benchmark's package expects: vbench, vbench2, geneval, or adm (FID)"
     )
     labels: Literal["equal", "random"] = setting(
-        "equal", "without requests: classes take turns, or one is drawn for each sample"
+        "equal", "without requests: take classes in turn, or draw one for each sample"
     )
-    files: FilesConfig = setting(FilesConfig(), "into which files samples are written")
+    files: FilesConfig = setting(FilesConfig(), "file kinds and names of the samples")
     frames: int = setting(1, "frames of a sample; 1 is images", low=1)
     height: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
     width: int = setting(0, "pixels; 0 is what the run was trained on", unit="pixels", low=0)
@@ -175,13 +177,14 @@ class Config:
         "Triton are",
         role="work",
     )
-    batch: int = setting(100, "samples generated at once, which one worker takes", low=1, role="work")
+    batch: int = setting(100, "samples that a worker generates at once", low=1, role="work")
     queue: QueueConfig = setting(QueueConfig(), "how workers share the batches")
-    tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut when they are decoded")
+    tiling: TilingConfig = setting(TilingConfig(), "how large samples are cut for decoding")
     sampler: SamplerConfig = setting(SamplerConfig(), "solver, steps and guidance")
-    task: TaskConfig = setting(TaskConfig(), "pictures and clips to go on from, to keep or to change")
+    task: TaskConfig = setting(TaskConfig(), "given pictures and clips to continue, complete or change")
     trajectory: bool = setting(
-        False, "also draw how some samples come about: trajectory.png, a row of states and one of estimates"
+        False,
+        "also draw intermediate states of some samples: trajectory.png, a row of states and one of estimates",
     )
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute", role="work")
 

@@ -32,26 +32,25 @@ class Config:
     output: str = setting(REQUIRED, "folder that receives the dataset", shown="path", role="place")
     seed: int = setting(0, "seed of the order in which samples are packed", low=0)
     overwrite: bool = setting(False, "pack again over a finished output", role="work")
-    processes: int = setting(1, "shards written at the same time", low=1, role="work")
+    processes: int = setting(1, "shards written in parallel", low=1, role="work")
     name: str = setting("data", "prefix of the shards' names")
     shuffle: bool = setting(True, "mix the samples over the shards; false keeps the order of the source")
-    columns: ColumnsConfig = setting(ColumnsConfig(), "which columns of a table, or fields of JSON, are read")
+    columns: ColumnsConfig = setting(ColumnsConfig(), "columns of a table, or fields of JSON, to read")
     captions: str = setting(
         "",
         "suffix of the files beside pictures that hold their text (txt, caption, json, ...); none: no "
         "captions; empty: the first of txt, caption, prompt, text, then JSON",
         shown="suffix|none",
     )
-    split: str = setting(
-        "", "which splits of the source are packed, where it has several", shown="NAME[+NAME]"
-    )
+    split: str = setting("", "splits of the source to pack, where it has several", shown="NAME[+NAME]")
     part: Literal["all", "train", "held_out"] = setting(
         "all",
-        "train: without the samples that are held out; held_out: these alone; by the hash of their names",
+        "train: without the held-out samples; held_out: only these; chosen by the hash of their names",
     )
     held_out: float = setting(0.1, "share of the samples that part=train leaves out", low=0, high=1)
     links: Literal["inside", "follow"] = setting(
-        "inside", "symbolic links: those to files of the source are read, or all, and linked folders too"
+        "inside",
+        "which symbolic links to follow: those to files of the source, or all, including linked folders",
     )
     encoding: Encoding = setting(
         "auto",
@@ -59,27 +58,27 @@ class Config:
         "so",
     )
     classes: bool | None = setting(
-        None, "true: names of kohya's folders are classes too; false: no classes and labels"
+        None, "true: also take the names of kohya's folders as classes; false: no classes and labels"
     )
-    samples_per_shard: int = setting(1024, "most samples of a shard", unit="samples", low=1)
+    samples_per_shard: int = setting(1024, "largest number of samples per shard", unit="samples", low=1)
     bytes_per_shard: int = setting(
-        2**30, "most bytes of media in a shard of several samples", unit="bytes", low=1
+        2**30, "largest size of the media in a shard of several samples", unit="bytes", low=1
     )
     check: Literal["decode", "header"] = setting(
-        "decode", "how far each file is decoded before it is packed; header: until its form shows"
+        "decode", "how far each file is decoded before it is packed; header: until its dimensions are known"
     )
     colour: ColourMode = setting(
         "convert",
-        "colours that are not BT.709 or sRGB (HDR, wide gamut, ICC profiles): brought to these wherever the "
-        "dataset is read, set aside by name, or kept as their codes are",
+        "treatment of colours other than BT.709 or sRGB (HDR, wide gamut, ICC profiles): convert wherever"
+        " the dataset is read, refuse the file, or keep the codes as they are",
     )
-    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
-    filters: FilterConfig = setting(FilterConfig(), "sizes, shapes, durations and rates that are wanted")
-    duplicates: DuplicateConfig = setting(DuplicateConfig(), "repetitions that are left out")
-    clips: ClipConfig = setting(ClipConfig(), "how long videos are cut into clips")
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "limits above which a file is refused as too large")
+    filters: FilterConfig = setting(FilterConfig(), "sizes, aspect ratios, durations and frame rates to keep")
+    duplicates: DuplicateConfig = setting(DuplicateConfig(), "which duplicates to leave out")
+    clips: ClipConfig = setting(ClipConfig(), "how to cut long videos into clips")
     quarantine_budget: float = setting(
         0.1,
-        "unusable samples that do not stop the job: a fraction if below 1, else a number",
+        "number of unusable samples above which the job fails: a fraction if below 1, else a count",
         low=0,
         role="work",
     )

@@ -21,13 +21,13 @@ class FitConfig:
 
     loss: str = setting(
         "raw",
-        "which validation loss: raw, of the weights themselves, or an average by its name",
+        "which validation loss: raw, of the weights themselves, or the name of an average",
         role="watch",
     )
     target: float = setting(
         0.0,
-        "budget at which size, samples and loss are predicted; 0 is that of the largest run kept out of the "
-        "fit, else 10 times the largest of the fit",
+        "budget for which size, samples and loss are predicted; 0 is that of the largest run held out of "
+        "the fit, else 10 times the largest in the fit",
         unit="FLOPs",
         low=0,
         role="watch",
@@ -54,17 +54,17 @@ class Config(TrainConfig):
     )
     action: Literal["run", "status", "fit"] = setting(
         "run",
-        "run: do the runs that are missing; status: what has become of each; fit: fit the law to those done",
+        "run: do the missing runs; status: show the state of each; fit: fit the law to the finished ones",
         role="work",
     )
-    retry: bool = setting(False, "do runs again that have failed", role="work")
-    sweep: SweepConfig = setting(DEFAULT, "which runs there are", kinds=KINDS)
+    retry: bool = setting(False, "repeat runs that failed", role="work")
+    sweep: SweepConfig = setting(DEFAULT, "the runs of the sweep", kinds=KINDS)
     rules: RulesConfig = setting(
-        RulesConfig(), "how batch, learning rate and warm-up follow from size and budget"
+        RulesConfig(), "how batch size, learning rate and warm-up scale with model size and budget"
     )
-    fit: FitConfig = setting(FitConfig(), "what is fitted and predicted")
+    fit: FitConfig = setting(FitConfig(), "what to fit and predict")
     plan: PlanConfig = setting(
-        PlanConfig(), "what a run would have, for predicted cost; its ranks are `processes`, not plan.ranks"
+        PlanConfig(), "hardware for which costs are predicted; its ranks are `processes`, not plan.ranks"
     )
     queue: QueueConfig = setting(
         QueueConfig(attempts=1), "how processes that share the runs wait for each other"

@@ -48,7 +48,10 @@ class OnlineConfig(EncodingConfig):
         "", "folder of a public text encoder for the captions; '' takes no text", shown="path", role="place"
     )
     text_tokens: int = setting(
-        0, "most tokens of a caption, to which all are padded; 0 is the tokenizer's limit", low=0, high=65535
+        0,
+        "largest number of tokens of a caption, to which all are padded; 0 is the tokenizer's limit",
+        low=0,
+        high=65535,
     )
 
 
@@ -68,7 +71,7 @@ class PicturesConfig:
         shown="path or URL",
         role="place",
     )
-    threads: int = setting(2, "with data.encode=cached: pictures decoded at a time", low=1, role="work")
+    threads: int = setting(2, "with data.encode=cached: pictures decoded in parallel", low=1, role="work")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,31 +79,32 @@ class DataConfig(LoaderConfig, CaptionConfig):
     """What makes up a step, and where its latents come from."""
 
     encode: Literal["cached", "online"] = setting(
-        "cached", "cached: source is a latent cache; online: a raw dataset, encoded within every step"
+        "cached",
+        "cached: source is a latent cache; online: source is a raw dataset that is encoded in every step",
     )
     online: OnlineConfig = setting(OnlineConfig(), "settings of encode=online")
     features: Literal["none", "cached", "online"] = setting(
         "none",
-        "a picture encoder's features, with which a block is aligned (objective.alignment). cached: those "
-        "that `encode` stored, picture_encoder=...; online: made within every step, of the pictures that "
+        "features of a picture encoder with which a block is aligned (objective.alignment). cached: those"
+        " stored by `encode picture_encoder=...`; online: computed in every step, from the pictures that "
         "data.encode=online decodes, or that are read by their ids beside the cache",
     )
     pictures: PicturesConfig = setting(PicturesConfig(), "settings of features=online")
     stills: bool = setting(
         False,
-        "a last frame that is given alone (objective.given.last, ends) is encoded as a picture that stands "
-        "still, as `sample task.given_last=PICTURE` encodes it: of a cache of `encode stills=true`, or made "
-        "within every step; false gives the clip's own latents, which move",
+        "encode a given last frame (objective.given.last, ends) as a still picture, as `sample "
+        "task.given_last=PICTURE` does: taken from a cache of `encode stills=true`, or computed in every "
+        "step; false takes the clip's own latent, which encodes motion",
     )
     also: tuple[str, ...] = setting(
         (),
-        "more latent caches of the same encoder, trained on together with source",
+        "more latent caches of the same encoder to train on, beside source",
         shown="[path or URL, ...]",
         role="place",
     )
     mix: tuple[float, ...] = setting(
         (),
-        "shares of the groups of source and each of data.also, in any scale; [] takes all samples equally",
+        "shares of groups from source and each of data.also, in any scale; [] weights all samples equally",
     )
 
     def __post_init__(self) -> None:
@@ -143,39 +147,41 @@ class Config:
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(
         False,
-        "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
-        "goes on with what it has begun",
+        "start anew, removing the earlier run in the output; a job that is requeued or restarted continues",
         role="work",
     )
     processes: int = setting(1, "ranks on this machine", low=1, role="work")
     autoencoder: str = setting(
         "",
-        "folder of the autoencoder; another one made the cache: refused. '' is the one of encode",
+        "folder of the autoencoder, which must be the one that made the cache; '' is the one recorded by "
+        "encode",
         shown="path",
         role="place",
     )
     initial: str = setting(
         "",
-        "begin a new run from the weights of a run, a checkpoint or an export: the main average, or the one "
-        "that is named (raw: those of the step itself)",
+        "start a new run from the weights of a run, a checkpoint or an export: its main average, or what "
+        "follows @ (raw: the weights of the step itself)",
         shown="path[@AVERAGE]",
         role="place",
     )
     initial_accept: tuple[Differing, ...] = setting(
-        (), "in what the other run may differ, although its weights depend on it", role="work"
+        (),
+        "names of differences from the other run to accept, although its weights depend on them",
+        role="work",
     )
     model: DenoiserConfig = setting(DEFAULT, "the network", kinds=KINDS)
-    objective: ObjectiveConfig = setting(ObjectiveConfig(), "what it learns")
-    data: DataConfig = setting(DataConfig(), "what makes up a step, and whether latents are cached")
-    latents: LatentsConfig = setting(LatentsConfig(), "what the network sees of latents")
+    objective: ObjectiveConfig = setting(ObjectiveConfig(), "training objective")
+    data: DataConfig = setting(DataConfig(), "composition of a step, and whether latents are cached")
+    latents: LatentsConfig = setting(LatentsConfig(), "normalisation of the latents")
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
     ema: EmaConfig = setting(EmaConfig(), "averages of the weights; sampling uses the first")
-    trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
+    trainer: TrainerConfig = setting(TrainerConfig(), "length of the run, and its checkpoints")
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported (docs/metrics.md)")
-    validation: ValidationConfig = setting(ValidationConfig(), "the loss on fixed samples, from time to time")
-    preview: PreviewConfig = setting(PreviewConfig(), "samples of the averages, from time to time")
-    evaluate: ScoreConfig = setting(ScoreConfig(), "scores of samples of the averages, from time to time")
+    validation: ValidationConfig = setting(ValidationConfig(), "loss on fixed samples, at intervals")
+    preview: PreviewConfig = setting(PreviewConfig(), "samples of the averages, at intervals")
+    evaluate: ScoreConfig = setting(ScoreConfig(), "scores of samples of the averages, at intervals")
     validation_source: str = setting(
         "",
         "samples to validate on, like `source`; '' takes training samples",

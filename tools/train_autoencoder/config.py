@@ -28,7 +28,8 @@ class ReconstructionConfig:
     absolute: float = setting(0.0, "weight of the absolute error per pixel", low=0)
     kl: float = setting(
         1e-4,
-        "weight of the divergence per latent number from a standard normal; more makes latents smoother",
+        "weight of the KL divergence from a standard normal, per latent number; larger values give "
+        "smoother latents",
         unit="1/nat",
         low=0,
     )
@@ -51,28 +52,29 @@ class Config:
     seed: int = setting(0, "seed of the weights, the order of samples and every draw", low=0, high=2**63 - 1)
     overwrite: bool = setting(
         False,
-        "begin anew, removing what an earlier run left in the output; a job that is requeued or restarted "
-        "goes on with what it has begun",
+        "start anew, removing the earlier run in the output; a job that is requeued or restarted continues",
         role="work",
     )
     processes: int = setting(1, "ranks on this machine", low=1, role="work")
     initial: str = setting(
         "",
-        "begin a new run from the weights of a run, a checkpoint or a saved autoencoder: the main average, "
-        "or the one that is named (raw: those of the step itself)",
+        "start a new run from the weights of a run, a checkpoint or a saved autoencoder: its main "
+        "average, or what follows @ (raw: the weights of the step itself)",
         shown="path[@AVERAGE]",
         role="place",
     )
     model: AutoencoderConfig = setting(DEFAULT, "the network", kinds=KINDS)
-    objective: ReconstructionConfig = setting(ReconstructionConfig(), "what it learns")
-    data: PixelConfig = setting(PixelConfig(part="train"), "what makes up a step, and what is never learned")
+    objective: ReconstructionConfig = setting(ReconstructionConfig(), "training objective")
+    data: PixelConfig = setting(
+        PixelConfig(part="train"), "composition of a step, and which samples are held out"
+    )
     optimizer: OptimizerConfig = setting(OptimizerConfig(), "how weights are updated")
     engine: EngineConfig = setting(EngineConfig(), "how ranks share the work")
     ema: EmaConfig = setting(EmaConfig(decay=0.999), "averages of the weights; the first is the result")
-    trainer: TrainerConfig = setting(TrainerConfig(), "how long, and which checkpoints stay")
+    trainer: TrainerConfig = setting(TrainerConfig(), "length of the run, and its checkpoints")
     metrics: MetricsConfig = setting(MetricsConfig(), "what is reported")
     score_samples: int = setting(
-        256, "held-out samples of each bucket that are scored at most", low=1, role="watch"
+        256, "largest number of held-out samples to score in each bucket", low=1, role="watch"
     )
 
     @classmethod

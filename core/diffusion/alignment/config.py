@@ -17,31 +17,34 @@ class AlignmentConfig:
     """Alignment of a block with picture features, in runs with data.features."""
 
     weight: float = setting(
-        0.5, "weight of the alignment beside the loss of the prediction; 0 only measures it", low=0
+        0.5, "weight of the alignment loss relative to the prediction loss; 0 only measures it", low=0
     )
     block: int = setting(
         0,
-        "block whose tokens are aligned, from 1; 0 is a third of all (published: 4 of 12, 8 of 24, 8 of 28)",
+        "block whose tokens are aligned, counted from 1; 0 takes the one at a third of the depth "
+        "(published: 4 of 12, 8 of 24, 8 of 28)",
         low=0,
     )
     projector: ProjectorName = setting(
         "mlp",
-        "from tokens to features: mlp, three layers on each token (REPA); conv, one 3x3 convolution (iREPA)",
+        "projector from tokens to features: mlp, three layers applied to each token (REPA); conv, one 3x3"
+        " convolution (iREPA)",
     )
-    projector_width: int = setting(2048, "mlp: width of its two hidden layers", low=1)
+    projector_width: int = setting(2048, "mlp: width of the two hidden layers", low=1)
     spatial_norm: bool = setting(
         False,
-        "take the mean over a picture's patches from its features, and divide by the deviation there (iREPA)",
+        "normalise features over the patches of a picture: subtract the mean, divide by the standard "
+        "deviation (iREPA)",
     )
-    spatial_mean: float = setting(1.0, "spatial_norm: share of that mean which is taken", low=0, high=1)
+    spatial_mean: float = setting(1.0, "spatial_norm: share of the mean that is subtracted", low=0, high=1)
     until: float = setting(
         0.0,
-        "where it ends, as it slows a network that has learned (HASTE): below 1 a share of trainer.steps, "
-        "from 1 on a step; 0 is never",
+        "when the alignment ends, since it slows down late training (HASTE): a share of trainer.steps if "
+        "below 1, else a step; 0 is never",
         low=0,
     )
     fall: Literal["cut", "linear", "cosine"] = setting(
-        "cut", "how the weight reaches 0 at `until`: at once, or falling from the first step on"
+        "cut", "how the weight reaches 0 at `until`: abruptly, or by falling from the first step on"
     )
 
     def __post_init__(self) -> None:

@@ -33,12 +33,14 @@ class GivenConfig:
     A pattern that would leave no frame to learn gives none.
     """
 
-    first: float = setting(1.0, "the first 1 to T - 1 latent frames, each number alike", low=0)
-    last: float = setting(0.0, "the last ones likewise", low=0)
-    ends: float = setting(0.0, "the first one and the last one", low=0)
-    every: float = setting(0.0, "every n-th from the first one on", low=0)
-    n: int = setting(4, "of every", low=2)
-    random: float = setting(0.0, "each by itself, with a chance that is drawn for the clip", low=0)
+    first: float = setting(1.0, "the first 1 to T - 1 latent frames, each number equally likely", low=0)
+    last: float = setting(0.0, "the last 1 to T - 1 latent frames, each number equally likely", low=0)
+    ends: float = setting(0.0, "the first and the last latent frame", low=0)
+    every: float = setting(0.0, "every n-th latent frame, from the first one on", low=0)
+    n: int = setting(4, "interval of `every`", low=2)
+    random: float = setting(
+        0.0, "each latent frame independently, with a probability drawn for the clip", low=0
+    )
 
     def __post_init__(self) -> None:
         if not any(self.weights):

@@ -18,12 +18,18 @@ class GuideConfig:
     beside frames, the text beside both.
     """
 
-    frames: float | None = setting(None, "scale of given frames alone; null is that of guidance", low=0)
+    frames: float | None = setting(
+        None, "guidance scale of the given frames alone; null takes that of guidance", low=0
+    )
     label: float | None = setting(
-        None, "scale of the class alone; null is that of guidance; needs objective.text_dropout", low=0
+        None,
+        "guidance scale of the class alone; null takes that of guidance; needs objective.text_dropout",
+        low=0,
     )
     text: float | None = setting(
-        None, "scale of the text alone; null is that of guidance; needs objective.text_dropout", low=0
+        None,
+        "guidance scale of the text alone; null takes that of guidance; needs objective.text_dropout",
+        low=0,
     )
     weak: float = setting(
         1.0, "autoguidance (2406.02507): scale of guidance away from a weaker network; 1 is off", low=0
@@ -31,22 +37,27 @@ class GuideConfig:
     skip: float = setting(
         1.0, "scale of guidance away from the network without skip_blocks (2411.18664); 1 is off", low=0
     )
-    skip_blocks: tuple[int, ...] = setting((), "skip: blocks that are left out, counted from 0")
+    skip_blocks: tuple[int, ...] = setting((), "skip: blocks to leave out, counted from 0")
     classifier: float = setting(
         0.0, "scale of the gradient of a classifier of noisy latents (2105.05233); 0 is off", low=0
     )
     zero_steps: int = setting(
-        0, "cfg_zero: first steps that move nothing, without the network (2503.18886 takes 1)", low=0
+        0,
+        "cfg_zero: number of first steps in which the state does not move and the network is not "
+        "evaluated (2503.18886 takes 1)",
+        low=0,
     )
     momentum: float = setting(
         0.0,
-        "apg: share of the last step's difference that is added to this one's; 2410.02416 takes -0.5",
+        "apg: share of the previous step's difference that is added to the current one; 2410.02416 takes "
+        "-0.5",
         low=-0.99,
         high=0.99,
     )
     together: bool = setting(
         True,
-        "evaluate a network under all conditions as one batch, as far as memory lasts; false: one by one",
+        "evaluate a network under all conditions as one batch, as far as memory allows; false: one after "
+        "another",
     )
 
     def __post_init__(self) -> None:

@@ -28,60 +28,67 @@ GRADIENT_PASSES = 3  # an output and its gradient, in forward passes: backward i
 class ObjectiveConfig:
     kind: ObjectiveKind = setting(
         "denoising",
-        "denoising: what the data are at one time; for samples of one to four steps mean_flow, consistency, "
-        "and distillation of the run that the job's `initial` names (docs/method.md)",
+        "training objective: denoising predicts from one noise level; mean_flow, consistency, and "
+        "distillation of the run in `initial` are for sampling in one to four steps (docs/method.md)",
     )
     mean_flow: MeanFlowConfig = setting(MeanFlowConfig(), "settings of kind=mean_flow")
     consistency: ConsistencyConfig = setting(
         ConsistencyConfig(), "settings of kind=consistency and distillation"
     )
-    path: PathName = setting("rectified_flow", "how data turns into noise")
+    path: PathName = setting("rectified_flow", "probability path from data to noise")
     schedule: ScheduleConfig = setting(ScheduleConfig(), "parameters of the path")
     prediction: Prediction = setting(
         "flow", "what the network predicts; docs/method.md has the formulas, and what goes with which path"
     )
-    timesteps: TimestepConfig = setting(TimestepConfig(), "which times are trained")
+    timesteps: TimestepConfig = setting(TimestepConfig(), "distribution of training times")
     weighting: Weighting = setting(
         "uniform",
-        "weight of a time's squared error, the same for all predictions (docs/method.md); learned: 1 over "
-        "what the squared error is found to be at its level of noise",
+        "weight of the squared error at each time, the same for all predictions (docs/method.md); "
+        "learned: the inverse of the error estimated at that noise level",
     )
     loss_space: LossSpace = setting(
-        "", "uniform, learned: the prediction whose error is squared; '' is the one that the network makes"
+        "",
+        "weighting=uniform, learned: the prediction in which the squared error is taken; '' takes the "
+        "network's own",
     )
     min_snr_gamma: float = setting(
-        5.0, "min_snr: the signal-to-noise ratio above which x0 errors weigh the same"
+        5.0, "min_snr: signal-to-noise ratio above which the weight of x0 errors is constant"
     )
-    p2_gamma: float = setting(1.0, "p2: the power of 1 / (1 + signal-to-noise ratio)", low=0)
+    p2_gamma: float = setting(1.0, "p2: exponent of 1 / (1 + signal-to-noise ratio)", low=0)
     edm_deviation: float = setting(1.0, "edm: standard deviation of the latents", low=1e-3)
     sigmoid_bias: float = setting(
         0.0,
-        "sigmoid: the log signal-to-noise ratio of which noise errors weigh half as much as of pure noise",
+        "sigmoid: log signal-to-noise ratio at which the weight of noise errors is half that of pure noise",
     )
     label_dropout: float = setting(0.1, "share of samples trained without label and text", low=0, high=1)
     class_dropout: float = setting(
         0.0,
-        "share of the others trained without label alone; lets samples guide both by own scales",
+        "share of the remaining samples trained without label but with text; allows separate guidance "
+        "scales for both",
         high=1,
         low=0,
     )
-    text_dropout: float = setting(0.0, "the same without text alone", low=0, high=1)
+    text_dropout: float = setting(
+        0.0, "share of the remaining samples trained without text but with label", low=0, high=1
+    )
     given_frames: float = setting(
         0.5,
-        "share of clips trained with frames given, where the model takes frames or levels of frames",
+        "share of clips trained with given frames, where the model takes given frames or frame levels",
         low=0,
         high=1,
     )
-    given: GivenConfig = setting(GivenConfig(), "which frames are given")
+    given: GivenConfig = setting(GivenConfig(), "how often each pattern of given frames is trained")
     frame_times: FrameTimes = setting(
         "shared",
-        "noise of the frames of a clip, with model.frame_levels: independent of each other, monotone rising, "
-        "or prefix, a clean start of any length",
+        "noise levels of the frames of a clip, with model.frame_levels: independent, monotone (rising), "
+        "or prefix (a clean beginning of random length)",
     )
-    learned_sigma: bool = setting(False, "also train the variance of a step back, which the model predicts")
-    bound_weight: float = setting(0.001, "learned_sigma: weight of the whole variational bound", low=0)
+    learned_sigma: bool = setting(
+        False, "also train the variance of the reverse step, which the model predicts"
+    )
+    bound_weight: float = setting(0.001, "learned_sigma: weight of the full variational bound", low=0)
     alignment: AlignmentConfig = setting(
-        AlignmentConfig(), "of a block with a picture encoder's features, with data.features"
+        AlignmentConfig(), "alignment of a block with the features of a picture encoder; needs data.features"
     )
 
     def __post_init__(self) -> None:

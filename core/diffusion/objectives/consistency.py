@@ -30,13 +30,19 @@ class ConsistencyConfig:
     """Settings of the objectives `consistency` and `distillation`."""
 
     intervals: int = setting(
-        10, "equal intervals of the path at first; estimates at the two ends of one are compared", low=1
+        10,
+        "number of equal time intervals at the start of training; the estimates at both ends of an "
+        "interval are compared",
+        low=1,
     )
-    most_intervals: int = setting(1280, "most intervals, in the end", low=1)
-    double_every: int = setting(1000, "steps after which the intervals double; 0 begins with the most", low=0)
+    most_intervals: int = setting(1280, "largest number of intervals, reached at the end", low=1)
+    double_every: int = setting(
+        1000, "steps after which the number of intervals doubles; 0 starts with most_intervals", low=0
+    )
     huber: float = setting(
         0.00054,
-        "errors far below this deviation of a number count squared, others plain; 0: all squared",
+        "deviation per number below which the pseudo-Huber loss is quadratic and above which it is "
+        "linear; 0: squared error",
         low=0,
     )
 

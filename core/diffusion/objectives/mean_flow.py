@@ -34,20 +34,24 @@ class MeanFlowConfig:
     """Settings of the objective `mean_flow`."""
 
     instant_share: float = setting(
-        0.75, "share of samples whose step has no length, which trains the velocity itself", low=0, high=1
+        0.75,
+        "share of samples whose interval has length 0, which trains the instantaneous velocity",
+        low=0,
+        high=1,
     )
     power: float = setting(
-        1.0, "weight of a sample, 1 / (its squared error + small)^power; 0 is the plain squared error", low=0
+        1.0, "p in the weight of a sample, 1 / (squared error + small)^p; 0 is the plain squared error", low=0
     )
-    small: float = setting(1e-3, "added to the squared error in that weight", low=1e-12)
+    small: float = setting(1e-3, "constant added to the squared error in that weight", low=1e-12)
     derivative: Derivative = setting(
         "jvp",
-        "of the network along the flow: jvp, exact, with model.attention=math, ZeRO stages to 2 and nothing "
-        "computed again; difference, of four further evaluations, with everything in fp32",
+        "derivative of the network along the flow. jvp: exact; needs model.attention=math, a ZeRO stage "
+        "of at most 2 and no activation checkpointing. difference: from four more evaluations; needs fp32"
+        " throughout",
     )
     stride: float = setting(
         0.00025,
-        "difference: in time; 0.002 is better with model.time_scale of 0.1 and less",
+        "difference: step in time; 0.002 is better for a model.time_scale of 0.1 or less",
         low=1e-6,
         high=0.1,
     )

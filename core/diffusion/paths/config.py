@@ -32,19 +32,25 @@ class ScheduleConfig:
         0, "ddpm paths: number of steps; 0 is 1000, of ddpm_file as many as the file has", low=0
     )
     beta_first: float = setting(
-        0.0, "ddpm_linear, _sigmoid, _scaled_linear: first rate of 1000 steps; 0 is the published one", low=0
+        0.0,
+        "ddpm_linear, _sigmoid, _scaled_linear: first rate of a chain of 1000 steps; 0 is the published one",
+        low=0,
     )
-    beta_last: float = setting(0.0, "the same: last rate; of N steps rates are 1000/N times as large", low=0)
+    beta_last: float = setting(
+        0.0, "the last rate of that chain; for N steps rates are multiplied by 1000/N", low=0
+    )
     betas: str = setting(
-        "", "ddpm_file: text file with one rate in (0, 1) for each step", shown="path", role="place"
+        "", "ddpm_file: text file with one rate in (0, 1) per step", shown="path", role="place"
     )
     zero_terminal_snr: bool = setting(
-        False, "ddpm paths: end without any signal (2305.08891); not with predicted noise or score"
+        False,
+        "ddpm paths: rescale so that no signal is left at the end (2305.08891); not for predicted noise "
+        "or score",
     )
     sigma_min: float = setting(
-        0.0, "variance_exploding (0.01), edm (0.002): the least noise that is trained", low=0
+        0.0, "variance_exploding (0.01), edm (0.002): smallest noise level in training", low=0
     )
-    sigma_max: float = setting(0.0, "variance_exploding (50), edm (80): the noise at t = 1", low=0)
+    sigma_max: float = setting(0.0, "variance_exploding (50), edm (80): noise level at t = 1", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

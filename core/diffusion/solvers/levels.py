@@ -84,18 +84,20 @@ Variance = Literal["auto", "small", "large", "interpolated"]
 class ChurnConfig:
     """Noise that the solver `edm` adds before each step (2206.00364, table 5, has amounts)."""
 
-    amount: float = setting(0.0, "noise added over all steps; 0 is none, which is heun", low=0)
+    amount: float = setting(0.0, "total noise added over all steps; 0 is none, which equals heun", low=0)
     low: float = setting(0.0, "least sigma / alpha at which noise is added", low=0)
     high: float = setting(1e9, "largest sigma / alpha at which noise is added", low=0)
-    noise: float = setting(1.0, "deviation of the added noise; a little above 1 counters lost detail", low=0)
+    noise: float = setting(
+        1.0, "standard deviation of the added noise; slightly above 1 counters lost detail", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectorConfig:
     """Langevin steps of the solver `langevin`."""
 
-    steps: int = setting(1, "steps at each level, with an evaluation of the network in each", low=1)
-    size: float = setting(0.16, "size of a step; x moves by about twice this share of sigma", low=0)
+    steps: int = setting(1, "Langevin steps per noise level, each with one evaluation of the network", low=1)
+    size: float = setting(0.16, "step size; x moves by about twice this share of sigma", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ class RestartConfig:
 
     low: float = setting(0.1, "time from which noise is added anew; the nearest of the grid", low=0, high=1)
     high: float = setting(0.4, "time up to which it is added", low=0, high=1)
-    times: int = setting(1, "repetitions", low=1)
+    times: int = setting(1, "number of repetitions", low=1)
 
     def __post_init__(self) -> None:
         if self.low >= self.high:
@@ -116,9 +118,9 @@ class AdaptiveConfig:
     """Settings of the solver `dopri5`."""
 
     tolerance: float = setting(
-        1e-4, "largest estimated error of a step, over 1 + the size of the state", low=1e-12, high=1
+        1e-4, "largest estimated error per step, relative to 1 + the size of the state", low=1e-12, high=1
     )
-    most: int = setting(1000, "most trial steps", low=1)
+    most: int = setting(1000, "largest number of attempted steps", low=1)
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,26 @@ from data.order.buckets import BucketConfig
 class EncodingConfig:
     """Preparation of samples before they are encoded, and the choice of the encoder's outputs."""
 
-    buckets: BucketConfig = setting(BucketConfig(), "shapes that samples are brought to, and clips")
-    store: Literal["moments", "mean"] = setting("moments", "moments: latents are drawn; mean: they are not")
-    dtype: Literal["float16", "float32"] = setting(
-        "float16", "number format that latents are rounded to, as a cache would store them"
+    buckets: BucketConfig = setting(
+        BucketConfig(), "shapes to which samples are scaled and cropped, and how clips are taken"
     )
-    flip: bool = setting(False, "mirror half of the samples left to right")
-    threads: int = setting(2, "samples decoded at a time", low=1, role="work")
-    limits: MediaLimits = setting(DEFAULT_LIMITS, "what is refused because it is too large")
+    store: Literal["moments", "mean"] = setting(
+        "moments", "moments: latents are drawn from the encoder's posterior; mean: its mean is used"
+    )
+    dtype: Literal["float16", "float32"] = setting(
+        "float16", "number format to which latents are rounded, as a cache would store them"
+    )
+    flip: bool = setting(False, "mirror half of the samples horizontally")
+    threads: int = setting(2, "samples decoded in parallel", low=1, role="work")
+    limits: MediaLimits = setting(DEFAULT_LIMITS, "limits above which a file is refused as too large")
     quarantine_budget: float = setting(
-        0.01, "samples that may fail to decode: below 1 a fraction, from 1 on a number", low=0, role="work"
+        0.01,
+        "number of samples that may fail to decode before the run ends: a fraction if below 1, else a count",
+        low=0,
+        role="work",
     )
     statistics_samples: int = setting(
-        1024, "samples, evenly spread, whose latents give mean and standard deviation", low=1
+        1024,
+        "number of evenly spread samples from whose latents mean and standard deviation are measured",
+        low=1,
     )

@@ -51,7 +51,7 @@ class ColumnsConfig:
     )
     text: str = setting(
         "",
-        "column with the caption, or several, all of whose captions are kept; empty: the usual names",
+        "column with the caption, or several columns, whose captions are all kept; empty: the usual names",
         shown="NAME[+NAME]",
     )
     label: str = setting("", "column with class number or name; empty: the usual names", shown="name")

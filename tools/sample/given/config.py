@@ -19,8 +19,8 @@ class TaskConfig:
 
     given: str = setting(
         "",
-        "picture or film that samples begin with: its frames must fill whole latent frames; with given_every "
-        "a film as long as the samples",
+        "picture or film that samples begin with; its frames must fill whole latent frames; with "
+        "given_every a film as long as the samples",
         shown="path",
         role="place",
     )
@@ -32,14 +32,14 @@ class TaskConfig:
     )
     given_every: int = setting(
         0,
-        "0 or n: of the film `given`, latent frames 0, n, 2n, ... are given, and those between are made",
+        "0 or n: latent frames 0, n, 2n, ... of the film `given` are given, and those between are generated",
         low=0,
     )
     keep: Keep = setting(
         "replacement",
-        "how frames and parts are kept that the run was not trained to be given: the known part of the state "
-        "is replaced by itself under noise, or the estimated data are projected onto it, by a few backward "
-        "passes of the network in every evaluation",
+        "how given frames and parts are kept, where the run was not trained for that: replace the known "
+        "part of the state by itself under noise, or project the estimated data onto it, by a few "
+        "backward passes per evaluation of the network",
     )
     image: str = setting(
         "",
@@ -49,29 +49,33 @@ class TaskConfig:
     )
     mask: str = setting(
         "",
-        "picture: what is white in it is made, what is black is kept of `image`",
+        "picture: white parts are generated, black parts of `image` are kept",
         shown="path",
         role="place",
     )
     start_time: float | None = setting(
         None,
-        "time on the path at which samples begin from `image` under noise (SDEdit): the larger, the freer; "
-        "null is pure noise",
+        "time on the path at which samples begin from `image` under noise (SDEdit); larger values change "
+        "more; null is pure noise",
         low=0.0,
         high=1.0,
     )
     to_number: int | None = setting(
         None,
-        "number of a noise: the samples of a request go from its own noise to that one in even steps",
+        "number of a second noise: the samples of a request interpolate from their own noise to that one "
+        "in equal steps",
         low=0,
     )
     toward: float | None = setting(
-        None, "place of a sample on that way, 0 to 1; null is even steps", low=0.0, high=1.0
+        None, "position of a sample between the two noises, 0 to 1; null is equal steps", low=0.0, high=1.0
     )
-    interpolation: Interpolation = setting("slerp", "way between two noises: a great circle, or the line")
+    interpolation: Interpolation = setting(
+        "slerp", "interpolation between two noises: along a great circle (slerp), or linear"
+    )
     window: int = setting(
         0,
-        "frames that the network sees at once: longer clips are made of overlapping windows; 0 is all frames",
+        "frames that the network processes at once: longer clips are made of overlapping windows; 0 is "
+        "all frames",
         low=0,
     )
     overlap: int = setting(0, "frames that neighbouring windows share; 0 is half of a window", low=0)

@@ -32,8 +32,8 @@ class Request(TaskConfig):
 
     class_name: str = setting("", "name or number of the class")
     prompt: str = setting("", "text to generate from")
-    name: str = setting("", "for file names; '' is the prompt")
-    folder: str = setting("", "for file names")
+    name: str = setting("", "value of {name} in file names; '' is the prompt")
+    folder: str = setting("", "value of {folder} in file names")
     seed: int | None = setting(None, "seed of the noise", low=0)
     number: int | None = setting(None, "number of the noise of the first sample", low=0, high=(1 << 63) - 1)
     count: int = setting(0, "samples; 0 is as the config says", low=0)

@@ -18,8 +18,8 @@ class GridConfig:
     kind: Literal["grid"] = setting("grid", "the kind of sweep")
     over: tuple[str, ...] = setting(
         (),
-        "fields and their values, such as 'optimizer.lr=1e-3 2e-3' and 'model.width=64 128'; fields that go "
-        "together are written 'model.width+model.heads=64+2 128+4'; values may be added later",
+        "fields and their values, such as 'optimizer.lr=1e-3 2e-3' and 'model.width=64 128'; fields that "
+        "change together are written 'model.width+model.heads=64+2 128+4'; values may be added later",
         role="work",
     )
     budget: float = setting(

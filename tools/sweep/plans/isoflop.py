@@ -16,7 +16,7 @@ class IsoflopConfig:
 
     kind: Literal["isoflop"] = setting("isoflop", "the kind of sweep")
     budgets: tuple[float, ...] = setting(
-        (), "FLOPs of training of a run; more may be added later", unit="FLOPs", low=1, role="work"
+        (), "training FLOPs of a run; more may be added later", unit="FLOPs", low=1, role="work"
     )
     sizes: tuple[str, ...] = setting(
         (),
@@ -24,7 +24,11 @@ class IsoflopConfig:
         role="work",
     )
     least_steps: int = setting(
-        1, "leave out runs of fewer steps: large networks at small budgets", unit="steps", low=1, role="work"
+        1,
+        "leave out runs with fewer steps: large networks at small budgets",
+        unit="steps",
+        low=1,
+        role="work",
     )
     most_epochs: float = setting(
         0.0,
@@ -34,8 +38,8 @@ class IsoflopConfig:
     )
     held_out: tuple[str, ...] = setting(
         (),
-        "runs that are predicted and kept out of the fit: a budget and a size each, such as "
-        "'4e15 width=192 depth=8'",
+        "runs that are predicted and excluded from the fit: a budget and a size each, such as '4e15 "
+        "width=192 depth=8'",
         role="work",
     )
 

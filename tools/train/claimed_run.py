@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,37 +24,36 @@ from core.progress import say
 from core.train.config import TrainerConfig
 from core.train.single import SingleStepper
 from core.train.trainer import Trainer
+from core.train.training_data import TrainingData
 from core.train.validation import ValidationConfig
-from data.latent.normalising import Normaliser
 from data.loading import uploading
 from data.loading.ahead import read_ahead
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
-from models.denoisers.network import DenoiserConfig
+from models.denoisers.network import DenoiserConfig, Example
 from models.kernels.kinds import mixer
 from models.precision import AskedPrecision, Precision, compute_in, settle_precision
 from tools.preview.config import PreviewConfig, ScoreConfig
 from tools.preview.wanted_looks import wanted_looks
 from tools.runs.begun import StartingPoint
-from tools.runs.latent_space import keep_latent_space
 from tools.runs.memory.engine_choices import settle_engine
 from tools.runs.memory.micro_batches import settle_micro_batches
-from tools.runs.memory.zero_stage import MemoryWith, settle_zero_stage
-from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
-from tools.runs.path_record import settle_density, settle_path
+from tools.runs.memory.zero_stage import settle_zero_stage
+from tools.runs.normalisers import LatentsConfig
 from tools.train import prepared
 from tools.train.alignment import alignment_of
 from tools.train.beginning import find_beginning
 from tools.train.combinations import stages_of
 from tools.train.config import DataConfig, Differing
 from tools.train.network import compile_examples, fit_compiled, make_network, micro_batch_shapes
-from tools.train.objective import LatentObjective, Unaligned, own_engine
+from tools.train.objective import LatentObjective, Unaligned, own_engine, prepare_objective
 from tools.train.run_passes import memory_of
 from tools.train.teacher import make_teacher
 from tools.train.training_data import make_training_data, validation_batches
 
 if TYPE_CHECKING:  # imports DeepSpeed, which takes seconds; a dry run needs none of it
     from core.engine.engine import Engine
+    from tools.preview.sampled_look import SampledLook
 
 
 class Data(NamedTuple):
@@ -62,6 +61,19 @@ class Data(NamedTuple):
 
     source: LatentSource
     loader: Loader
+
+
+class RunData(NamedTuple):
+    """What a run reads: samples to train and to validate on, and the folder of their autoencoder."""
+
+    trained: Data
+    validated: Data
+    autoencoder: Path
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape (b, C, T, H, W) of every micro-batch that a rank may process."""
+        return micro_batch_shapes(*self.trained) + micro_batch_shapes(*self.validated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +101,7 @@ class Training:
 def train(
     config: Training,
     output: Path,
-    trained: Data,
-    validated: Data,
-    autoencoder: Path,
+    data: RunData,
     world: World,
     begins: Callable[[], StartingPoint | None],
     record: dict[str, Any],
@@ -104,21 +114,18 @@ def train(
 
     if config.data.encode == "online":
         compute_in(online_precision(config.data.online.precision, config.engine, world))
-    seed, facts = config.seed, trained.source.facts
+    source, facts = data.trained.source, data.trained.source.facts
     depends = (config.model, config.objective, config.latents, config.initial_accept)
     beginning = ranks.on_first_rank(lambda: find_beginning(begins(), facts, *depends))
     initial = beginning.normaliser if beginning else None
-    steps, wanted = config.trainer.steps, config.objective.alignment
+    wanted, steps = config.objective.alignment, config.trainer.steps
     alignment = alignment_of(config.data, wanted, config.model, facts, steps)
     sections = config.objective, config.latents, config.model
-    objective = prepare_objective(trained.source, autoencoder, *sections, world, output, initial, alignment)
-    of_step = config.model, config.objective, config.data
-    parts = (*of_step, config.ema, config.optimizer, by_use(trained, validated))
-    engine = _settled(config, partial(memory_of, *parts, alignment=alignment), world, output)
-    for line in bucket_lines(trained.loader.plan):
+    objective = prepare_objective(source, data.autoencoder, *sections, world, output, initial, alignment)
+    engine = _settled(config, data, alignment, world, output)
+    for line in bucket_lines(data.trained.loader.plan):
         say(line)
-    shapes = micro_batch_shapes(*trained) + micro_batch_shapes(*validated)
-    model = make_network(config.model, engine, shapes, world, seed=seed, run=output)
+    model = make_network(config.model, engine, data.shapes, world, seed=config.seed, run=output)
     if engine.kernels != "torch":
         objective.mix_by(mixer(torch.bfloat16 if engine.precision == "bf16" else torch.float32))
     if beginning:
@@ -126,25 +133,16 @@ def train(
     if config.objective.kind == "distillation":
         learned = config.model, config.objective, config.latents, engine, world, output
         objective.diffusion.learn_from(make_teacher(config.initial, facts, *learned))
-    data_ranks = world.size // engine.sequence_parallel
-    held_out = validation_batches(validated.loader, config.validation.samples, data_ranks)
     training = make_engine(model, engine, config.optimizer, world)
-    stepper = _stepper(config, training, engine, objective, _is_prepared(trained.source, world), world)
+    stepper = _stepper(config, training, engine, objective, _is_prepared(source, world), world)
     main = stepper.networks[MAIN], config.model, output
     looks = wanted_looks(config.preview, config.evaluate, *main, config.source)
     trainer = Trainer(
         stepper,
-        make_training_data(
-            *trained,
-            config.model,
-            world,
-            passes=config.objective.passes,
-            validation=held_out,
-            batches=_ahead(trained, objective, config.data.prefetch, seed, world),
-        ),
+        _training_data(config, data, objective, engine, world),
         config.trainer,
         folder=output,
-        seed=seed,
+        seed=config.seed,
         metrics=config.metrics,
         fingerprints={"data": facts.fingerprint, "encoder": facts.encoder},
         run_config=record,
@@ -152,21 +150,49 @@ def train(
         looks=looks,
     )
     if engine.compiles:
-        others = compile_examples(*validated, config.model, world.device) if config.validation.every else []
-        others += [example for each in looks for example in each.examples()]
-        fit_compiled(trainer, training, model, compile_examples(*trained, config.model, world.device), others)
+        fit_compiled(trainer, training, model, *_examples(config, data, looks, world))
     else:
         trainer.fit()
 
 
-def _settled(config: Training, memory_with: MemoryWith, world: World, output: Path) -> EngineConfig:
+def _settled(
+    config: Training, data: RunData, alignment: Alignment | None, world: World, output: Path
+) -> EngineConfig:
     """Return the engine without an `auto`, and settle how many samples are taken at once (collective)."""
+    of_step = config.model, config.objective, config.data
+    used = by_use(data.trained, data.validated)
+    memory_with = partial(memory_of, *of_step, config.ema, config.optimizer, used, alignment=alignment)
     engine = settle_zero_stage(
         config.engine, memory_with, world, output, stages_of(config.objective, config.engine)
     )
     engine = settle_engine(engine, world, output, uncompiled=uncompiled(config.objective))
     settle_micro_batches(memory_with(engine), world, output)
     return engine
+
+
+def _training_data(
+    config: Training, data: RunData, objective: LatentObjective, engine: EngineConfig, world: World
+) -> TrainingData:
+    """Return the trainer's batches, with samples to validate on."""
+    data_ranks = world.size // engine.sequence_parallel
+    return make_training_data(
+        *data.trained,
+        config.model,
+        world,
+        passes=config.objective.passes,
+        validation=validation_batches(data.validated.loader, config.validation.samples, data_ranks),
+        batches=_ahead(data.trained, objective, config.data.prefetch, config.seed, world),
+    )
+
+
+def _examples(
+    config: Training, data: RunData, looks: Sequence[SampledLook], world: World
+) -> tuple[list[Example], list[Example]]:
+    """Return inputs of every shape that the network is compiled for: in training, and beside it."""
+    model, device = config.model, world.device
+    others = compile_examples(*data.validated, model, device) if config.validation.every else []
+    others += [example for each in looks for example in each.examples()]
+    return compile_examples(*data.trained, model, device), others
 
 
 def _stepper(
@@ -202,36 +228,6 @@ def _ahead(
     if _is_prepared(trained.source, world):
         return prepared.batches(trained.loader.load, depth, objective, seed)
     return partial(read_ahead, uploading.ahead(trained.loader.load, world.device), depth=depth)
-
-
-def prepare_objective(
-    source: LatentSource,
-    autoencoder: Path,
-    objective: ObjectiveConfig,
-    latents: LatentsConfig,
-    model: DenoiserConfig,
-    world: World,
-    run: Path,
-    initial: Normaliser | None = None,
-    alignment: Alignment | None = None,
-) -> LatentObjective:
-    """Make the loss, once the run folder holds what sampling needs of latents (collective: all ranks).
-
-    run: the run's folder.  initial: the normaliser of the run that this one begins from.  alignment: of a
-    block with the source's features.
-    """
-    source.to(world.device)
-    latents = settle_normaliser(latents, run, initial)
-    normaliser = choose_normaliser(source, latents, run, world, initial)
-    space, path = (run, source, autoencoder, objective, normaliser, latents), settle_path(objective, run)
-    density = settle_density(objective, run)
-    ranks.on_first_rank(
-        lambda: keep_latent_space(*space, text=model.text_width > 0, path=path, density=density)
-    )
-    known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
-    known |= {"frames_per_level": model.frames_per_level, "density": density}
-    known |= {"alignment": alignment, "features": source.features, "stills": source.stills}
-    return LatentObjective(objective, normaliser, **known)
 
 
 def uncompiled(objective: ObjectiveConfig) -> str:

@@ -31,7 +31,7 @@ from tools.runs.path_record import require_files
 from tools.runs.run_hours import hours_line
 from tools.train.alignment import alignment_of, describe, feature_steps
 from tools.train.beginning import find_beginning
-from tools.train.claimed_run import Data, Training, by_use, train
+from tools.train.claimed_run import Data, RunData, Training, by_use, train
 from tools.train.combinations import stages_of
 from tools.train.config import Config, DataConfig
 from tools.train.run_passes import memory_of
@@ -136,8 +136,8 @@ def run(config: Config) -> None:
         for warning in warnings:
             say(warning)
         begins = partial(starting_point, config, claimed=True)
-        run_data = trained, validated, autoencoder
-        train(section(Training, config), output, *run_data, world, begins, to_dict(config))
+        data = RunData(trained, validated, autoencoder)
+        train(section(Training, config), output, data, world, begins, to_dict(config))
         more = "output=... prompts=..." if config.model.text_width else "output=..."
         ranks.on_first_rank(partial(require_no_program_errors, output))
         steps = counted(config.trainer.steps, "step")

@@ -1,10 +1,11 @@
-"""The denoiser's objective on batches of latents."""
+"""The denoiser's objective on batches of latents, and how a run prepares it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from core.diffusion.objectives.config import ObjectiveConfig
 from core.diffusion.objectives.mixer import Mixer
 from core.diffusion.objectives.noised import Model, NoisyBatch
 from core.diffusion.paths.config import PathRecord
+from core.distributed import ranks
 from core.distributed.ranks import World
 from core.draws import Draws
 from core.engine.config import EngineConfig
@@ -24,6 +26,11 @@ from core.losses import Losses
 from core.optim.groups import OptimizerConfig
 from core.permutations import keyed_hash
 from data.latent.normalising import Normaliser, sample_posterior
+from data.loading.sources.kinds import LatentSource
+from models.denoisers.network import DenoiserConfig
+from tools.runs.latent_space import keep_latent_space
+from tools.runs.normalisers import LatentsConfig, choose_normaliser, settle_normaliser
+from tools.runs.path_record import settle_density, settle_path
 
 if TYPE_CHECKING:  # imports DeepSpeed, which takes seconds; a dry run needs none of it
     from core.engine.engine import Engine
@@ -130,3 +137,33 @@ def own_engine(
     own = make_engine(parameters, plain, replace(optimizer, name="adamw", weight_decay=0.0), world)
     objective.diffusion.use(partial(joined, own))
     return own
+
+
+def prepare_objective(
+    source: LatentSource,
+    autoencoder: Path,
+    objective: ObjectiveConfig,
+    latents: LatentsConfig,
+    model: DenoiserConfig,
+    world: World,
+    run: Path,
+    initial: Normaliser | None = None,
+    alignment: Alignment | None = None,
+) -> LatentObjective:
+    """Make the loss, once the run folder holds what sampling needs of latents (collective: all ranks).
+
+    run: the run's folder.  initial: the normaliser of the run that this one begins from.  alignment: of a
+    block with the source's features.
+    """
+    source.to(world.device)
+    latents = settle_normaliser(latents, run, initial)
+    normaliser = choose_normaliser(source, latents, run, world, initial)
+    space, path = (run, source, autoencoder, objective, normaliser, latents), settle_path(objective, run)
+    density = settle_density(objective, run)
+    ranks.on_first_rank(
+        lambda: keep_latent_space(*space, text=model.text_width > 0, path=path, density=density)
+    )
+    known: Any = {"frame_condition": model.frame_condition, "moments": source.moments, "path": path}
+    known |= {"frames_per_level": model.frames_per_level, "density": density}
+    known |= {"alignment": alignment, "features": source.features, "stills": source.stills}
+    return LatentObjective(objective, normaliser, **known)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.distributed.ranks import World
 from data.loading.sources.kinds import LatentSource
-from tools.train import claimed_run, job
+from tools.train import job, objective
 from tools.train.claimed_run import Data
 from tools.train.config import Config
 from tools.train.objective import LatentObjective
@@ -27,4 +27,4 @@ def prepare_objective(
     config: Config, source: LatentSource, autoencoder: Path, world: World
 ) -> LatentObjective:
     sections = config.objective, config.latents, config.model
-    return claimed_run.prepare_objective(source, autoencoder, *sections, world, run=Path(config.output))
+    return objective.prepare_objective(source, autoencoder, *sections, world, run=Path(config.output))

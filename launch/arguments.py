@@ -61,7 +61,7 @@ def _is_override(word: str) -> bool:
 
 
 def _instead(option: str) -> str:
-    """Say which option is near, else how a field of that name is written."""
+    """Name the nearest option, else how a field of that name is written."""
     if near := difflib.get_close_matches(option.replace("_", "-"), (*HELP, DRY_RUN), n=1, cutoff=0.7):
         return f"the nearest is {near[0]}"
     name, _, value = option.lstrip("-").replace("-", "_").partition("=")

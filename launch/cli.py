@@ -23,8 +23,8 @@ OURS = ("core", "models", "data", "tools", "launch")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status.
 
-    0 done; 2 a mistake of the person's; 1 the work failed; 75 the job ended early on a signal, or training
-    hung, and the same command continues it; 130 interrupted. Each is one line on standard error; any other
+    0 done; 2 wrong usage or config; 1 the work failed; 75 the job ended early on a signal, or training hung,
+    and the same command continues it; 130 interrupted. Each is one line on standard error; any other
     exception is a bug of this program and keeps its traceback.
     arguments: None are those of this process, whose signals are answered from here on (docs/signals.md).
     """

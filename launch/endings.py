@@ -1,4 +1,4 @@
-"""Answers of each job to a signal, before and after it knows better: the table of docs/signals.md."""
+"""How each job answers a signal until it installs an answer of its own: the table of docs/signals.md."""
 
 from __future__ import annotations
 

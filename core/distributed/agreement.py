@@ -20,7 +20,7 @@ _HASHES = 1 << 40  # keeps the sum of hashes exact in float64, for up to 2^13 of
 
 
 def order_hash(step_index: int, ids: np.ndarray, positions: np.ndarray) -> int:
-    """Hash which samples stand where in a step: ids and positions (n,) integers -> [0, 2^40).
+    """Hash a step's samples and their order: ids and positions, (n,) integers, to [0, 2^40).
 
     The hashes of parts of a step add up, modulo 2^40, to that of the whole, in any order. Of each sample it
     is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), its upper 40 bits.

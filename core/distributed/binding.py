@@ -1,8 +1,8 @@
 """Bind a rank to the CPUs beside its GPU, an even part of them where several GPUs are there.
 
-Copies from pinned memory of the other socket cross the link between sockets, and threads of ranks that share
-all cores push each other around. Memory follows: Linux gives pages where the thread runs that first writes.
-Whoever has bound the process to some CPUs already (SLURM, `taskset`, `numactl`) is obeyed.
+Copies from pinned memory of another socket cross the link between sockets, and threads of ranks that share
+all cores evict one another. Memory follows the binding, since Linux allocates pages on the node of the thread
+that writes first. An existing binding (by SLURM, `taskset` or `numactl`) is kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def bind(device: torch.device, ranks_here: int, devices: Path = DEVICES) -> set[
     """Bind this process and the threads that it starts from here on; return the CPUs, or an empty set.
 
     ranks_here: of this node; the others are taken to have the GPUs 0, 1, ... beside this one.  devices: the
-    folder in which Linux tells of them; nothing is bound where it says nothing.
+    folder in which Linux describes them; where it does not, nothing is bound.
     """
     if device.type != "cuda" or not hasattr(os, "sched_setaffinity"):
         return set()

@@ -25,8 +25,8 @@ def own_device(device: str = "auto") -> torch.device:
 def require_own(store: Any, device: torch.device, rank: int, size: int) -> None:
     """Raise UserError on every rank where two compute on one device (collective: all ranks).
 
-    To be called before NCCL connects, which would fail or wait for ever there. What a launcher says of ranks
-    and nodes does not tell: started by hand, or with one visible device for each, all ranks take number 0.
+    Call it before NCCL connects, which would fail or hang. The launcher's variables cannot show this: ranks
+    started by hand, or with one visible device each, all take device 0.
     store: where the ranks have met.
     """
     found = torch.cuda.get_device_properties(device)

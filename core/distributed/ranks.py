@@ -45,7 +45,7 @@ class World:
 
 
 def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | None = None) -> World:
-    """Join the process group of those who were started together with this process.
+    """Join the process group of all ranks that were started together.
 
     device: "auto" takes CUDA where there is one. The backend follows: nccl on CUDA, gloo on CPU.
     timeout_s: how long a collective may wait before it fails on all ranks, and how long a rank may give no
@@ -61,7 +61,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
         bind(chosen, place.local_size)
         # The last collectives of every rank, for the watchdog to write down.
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
-    # Gloo then connects those who talk, and not all with all: 1,023 descriptors in a group of 1,024 ranks.
+    # Gloo then connects only ranks that communicate: all pairs take 1,023 descriptors in a group of 1,024.
     os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     if not dist.is_initialized():
         store = _rendezvous(place, folder, timeout_s)
@@ -79,7 +79,7 @@ def start(device: str = "auto", timeout_s: float = TIMEOUT_S, *, folder: Path | 
             device_id=chosen if chosen.type == "cuda" else None,
         )
     waiting.begin(timeout_s)
-    waiting.meet()  # those who wait for each other are connected, and notice when one has gone
+    waiting.meet()  # ranks that wait for each other are connected, and notice when one has died
     return World(rank, size, place.local_rank, chosen)
 
 
@@ -94,7 +94,7 @@ def planned(device: str, processes: int) -> World:
 def stop(world: World) -> None:
     """Leave the process group (collective: all ranks, after their last collective).
 
-    A rank that leaves because of an error waits for no other: its peers may be anywhere.
+    A rank that leaves because of an error waits for no other, since its peers may never get here.
     """
     if dist.is_initialized():
         if sys.exc_info()[0] is None:
@@ -149,14 +149,14 @@ def is_first() -> bool:
 
 
 def barrier(group: Group = None) -> None:
-    """Wait until every rank is here, for as long as they work (collective: all ranks)."""
+    """Wait until every rank is here, without a time limit while they are alive (collective: all ranks)."""
     waiting.meet(group)
 
 
 def broadcast_object(value: Any, group: Group = None) -> Any:
     """Return rank 0's `value` on every rank (collective: all ranks); for small, plain values.
 
-    It waits for rank 0 as long as that works, and so do all functions below.
+    It waits for rank 0 as long as that is alive, and so do all functions below.
     """
     return waiting.exchange(value if is_first() else None, lambda values: values[0], group)
 

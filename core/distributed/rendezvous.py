@@ -1,8 +1,8 @@
 """Rendezvous for the tasks of one `srun`: rank 0 publishes a free port in the output folder.
 
 Nobody has to choose a port, and two jobs on a node never race for one. The file is named by job, restart and
-step, so a requeued job never reads the address of its last start. It goes when all ranks have met; what a
-killed job leaves is in nobody's way, since `core/run/claim.py` passes over it.
+step, so a requeued job never reads the address of its last start. It is removed when all ranks have met; one
+that a killed job left behind does no harm, since `core/run/claim.py` ignores it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Exchange objects along a tree of ranks, in which each talks with three others at most.
+"""Exchange objects along a tree of ranks, in which each communicates with at most three others.
 
 The tree is binary and in the order of ranks: rank `odd * 2^k` stands between those that are 2^(k-1) below and
-above it, and rank 0 above the highest. So how many others a rank talks with does not grow with the world, a
-rank's part of the tree is a range of neighbours, which mostly share a node, and what all know has passed
-2 log2(ranks) of them. Gloo's own barrier and broadcast connect a rank with log2(ranks) others each way, its
-gather the first one with all.
+above it, and rank 0 above the highest. So the number of peers of a rank does not grow with the world, a
+rank's subtree is a range of neighbours, most of which share a node, and an exchange takes 2 log2(ranks) hops.
+Gloo's own barrier and broadcast connect a rank with log2(ranks) others each way, its gather the first one
+with all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TAG = 0x7EE  # of messages, apart from those that others send over the group
 
 
 class Links(NamedTuple):
-    """The ranks that one talks with. parent: None of rank 0.  below, above: children, of lower and higher
+    """The peers of a rank. parent: None of rank 0.  below, above: children, of lower and higher
     rank, one at most of each.
     """
 

@@ -1,12 +1,12 @@
-"""Wait for other ranks for as long as they work.
+"""Wait for other ranks for as long as they are alive.
 
-A collective fails when its time-out has passed, however busy the rank is that it waits for: with a slow disk,
-or with more samples than the others. So ranks that come from work which is not the same on all of them `meet`
-first, which has no time-out, and the collective that follows finds them all there.
+A collective fails when its time-out has passed, even if the rank it waits for is only busy: with a slow disk,
+or with more samples than the others. So ranks whose work differs `meet` first, without a time-out, and the
+collective that follows finds them all there.
 
-A peer that has died closes its connections, and that ends the wait at once. One that stands still (a stopped
-process, a lost node) keeps them: therefore a thread of every rank gives signs of life, by counting at the
-store where the ranks have met. Rank 0 looks at those of all, the others at those of rank 0.
+A peer that has died closes its connections, which ends the wait at once. One that hangs (a stopped process, a
+lost node) keeps them open. Therefore a thread of every rank sends signs of life, by incrementing a counter in
+the store at which the ranks have met. Rank 0 watches all ranks, the others watch rank 0.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _life: Life | None = None
 class Life:
     """The signs of life of this rank, and a view of those of others.
 
-    group: of all ranks on CPUs, None for the default one.  patience_s: without a sign from a rank for so long
-    it is taken for lost.
+    group: of all ranks on CPUs, None for the default one.  patience_s: a rank without a sign of life for so
+    long counts as lost.
     """
 
     def __init__(self, store: Any, rank: int, size: int, patience_s: float, group: Any = None) -> None:
@@ -114,7 +114,7 @@ def begin(patience_s: float) -> None:
 
 
 def end() -> None:
-    """Leave the others, who wait for this rank no more."""
+    """Tell the others that this rank has left and need not be waited for."""
     global _life
     if _life is not None:
         _life.end()

@@ -1,4 +1,4 @@
-"""The weights that an engine starts from: equal on all ranks, kept in fp32, in the type that computes.
+"""Make the weights that an engine starts from: equal on all ranks, in the computing type and in fp32.
 
 A network comes with its weights, which rank 0 then sends to all, or without (`core.first_values`): then each
 rank makes what it keeps, one parameter after another, and no rank ever holds the whole network in fp32.
@@ -36,8 +36,9 @@ def settle(
 
     Return what gives the fp32 values of trainable ones where `dtype` is another type, {} where it is not.
     then: is called with each parameter as it comes, of a network without weights. Buffers stay as they are.
-    follow: weights of which the fp32 values are returned are zeros, if the network comes without them: the
-    engine makes its masters, which they follow then. Drawn here too, all ranks would draw all of them twice.
+    follow: leave weights whose fp32 values are returned at zero, if the network comes without weights. The
+    engine then makes its masters and copies them to the network; drawing them here too would draw all of them
+    twice on every rank.
     """
     if firsts := first_of(model):
         follow &= dtype != torch.float32

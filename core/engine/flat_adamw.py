@@ -1,7 +1,7 @@
 """AdamW, or Muon, on one flat fp32 master per parameter group, and the flat gradients beside them.
 
-All of it runs over flat tensors, one a group, and touches each number as seldom as it can. The kinds say what
-lies in a flat tensor, and how ranks add up gradients: `zero/replicated.py`, `fsdp2/sharded.py`.
+Every operation runs over flat tensors, one a group, in as few passes over memory as possible. The engines
+decide what lies in a flat tensor, and how ranks reduce gradients: `zero/replicated.py`, `fsdp2/sharded.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The kinds of engines, by `engine.kind`. A process imports the library of the one it takes, and no other."""
+"""The kinds of engines, by `engine.kind`. A process imports only the library of the one it uses."""
 
 from __future__ import annotations
 

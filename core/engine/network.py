@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.averages.ema import Ema
 
-if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
+if TYPE_CHECKING:  # DeepSpeed is imported only for training
     from core.engine.engine import Engine
 
 # The main network, and in most runs the only one: its numbers and tensors carry no name.

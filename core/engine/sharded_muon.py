@@ -1,11 +1,10 @@
 """Muon on flat shards of any ZeRO stage, with AdamW for everything that is not a hidden matrix.
 
-A matrix must be whole to be made orthogonal, and ZeRO cuts through matrices. So every matrix has an owner: it
-gets the pieces from all ranks, computes the direction and sends the pieces back. Each rank does a fair part
-of the work, and what travels is 2 times 2 bytes (bf16) a number. At stage 0 every rank has everything and
-computes everything: the plain twin. DeepSpeed's own Muon (0.19) is not used: it clips by the norm of the
-update instead of the gradient's, computes a cut matrix once on each rank that has a part, and loads inductor
-at every start.
+A matrix must be whole to be orthogonalised, and ZeRO cuts through matrices. So every matrix has an owner,
+which gathers the pieces from all ranks, computes the update and sends the pieces back. The work is balanced
+over ranks, and 2 times 2 bytes (bf16) are communicated per number. At stage 0 every rank computes everything:
+the plain twin. DeepSpeed's own Muon (0.19) is not used: it clips by the norm of the update instead of the
+gradient's, computes a cut matrix once on each rank that has a part, and loads inductor at every start.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def sample_cost(tokens: int, config: GroupConfig) -> float:
 
 
 def group_sizes(tokens: Sequence[int], config: GroupConfig) -> list[int]:
-    """Return n_b of every bucket, whose samples have `tokens` tokens each: what the group's cost buys,
+    """Return n_b of every bucket, whose samples have `tokens` tokens each: as many as the cost allows,
     rounded to a multiple of `rank_multiple`, and that at least.
     """
     costs = [sample_cost(count, config) for count in tokens]

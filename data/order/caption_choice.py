@@ -1,4 +1,4 @@
-"""Which of several captions of a sample is trained on: a keyed draw of (sample, step), by weights."""
+"""Draw one of several captions of a sample, keyed by (sample, step), by weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where groups cut a permuted block: which of its samples come first, without permuting it."""
+"""Find which samples of a permuted block come before a group's boundary, without permuting it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say what becomes of pictures and films that are brought to the shapes of their buckets."""
+"""Report how pictures and films are scaled and cropped to the shapes of their buckets."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The endless stream of one bucket's samples: a permutation for each epoch, made shard by shard.
 
-A group is so many places of it, with its rows sorted, and a rank has a slice of that. `Stream.part` finds the
-slice without the group: blocks of shards that lie in it whole need no permutation, since their rows are
-sorted anyhow, and of the at most two that it cuts only who comes before the cut matters. So it costs
-O(shards of the group + samples of a block), and both are the same for any number of ranks but for the shards,
-which are counted and not read. `take` is its plain twin, and quicker for small groups.
+A group is a range of the stream with its rows sorted, and a rank takes a slice of these. `Stream.part` finds
+the slice without making the group: blocks of shards that lie wholly within it need no permutation, since
+their rows are sorted anyhow, and of the at most two blocks that it cuts, only which samples come before the
+cut matters. The cost is O(shards of the group + samples of a block) for any number of ranks; shards are
+counted and not read. `take` is its plain twin, and faster for small groups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One start of a submitted job: its ranks, what is asked of them, and how they end."""
+"""One start of a submitted job: start the ranks, pass requests to end on to them, and wait for their end."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Attempt:
         return verdict
 
     def verdict(self, status: int | None) -> Verdict:
-        """Decide what becomes of the job.  status: of the ranks; None where SLURM ends them soon."""
+        """Decide what follows for the job.  status: of the ranks; None where SLURM ends them soon."""
         if status is None:
             return Verdict("again", OUT_OF_TIME)
         self.tell_limit_from_cancel()
@@ -143,7 +143,7 @@ class Attempt:
         ]
         verdict = judge(records, status, self.config.world_size, self.asked.word)
         if verdict.outcome == "again" and self.job.shares and not self.was_done and self.is_done():
-            return Verdict("done", verdict.reason)  # the others have done the share of those that died
+            return Verdict("done", verdict.reason)  # the others have done the work of those that died
         return verdict
 
     def is_done(self) -> bool:

@@ -10,10 +10,10 @@ from launch.cluster.config import ClusterConfig
 
 
 def require_fit(job: str, config: Any, cluster: ClusterConfig) -> list[str]:
-    """Return lines that say what of its GPUs a run takes; UserError where it cannot fit.
+    """Return lines on how much of its GPUs' memory a run takes; UserError where it cannot fit.
 
-    Known is that of `train` on GPUs that `cluster.gpus_per_node` names, such as h200:8, and the data sheets
-    of which are in `core.metrics.devices`.
+    This is known for `train` on GPUs that `cluster.gpus_per_node` names, such as h200:8, and whose data
+    sheets are in `core.metrics.devices`.
     """
     named = cluster.gpus_per_node.partition(":")[0] if ":" in cluster.gpus_per_node else ""
     if job != "train" or not named:

@@ -1,4 +1,4 @@
-"""How the ranks of an attempt are started: the command, and their environment."""
+"""Command and environment with which the ranks of an attempt are started."""
 
 from __future__ import annotations
 

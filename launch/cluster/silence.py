@@ -1,4 +1,4 @@
-"""The silence of a job's ranks: how long none of them has written a heartbeat into the run's `logs/`."""
+"""Measure how long none of a job's ranks has written a heartbeat into the run's `logs/`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Silence:
         started: says when the ranks were; a heartbeat before that is of an earlier start.
         """
         if self._alive and _age_of(self._logs / self._alive) <= SILENT_S:
-            return 0.0  # one that lives is enough: the files of all are not looked at
+            return 0.0  # one living rank is enough: the other files are not read
         found = published(self._logs, "heartbeat-rank-*.json")
         self._alive = next((path.name for path in found if _age_of(path) <= SILENT_S), "")
         if self._alive:

@@ -2,11 +2,11 @@
 
 It starts the ranks (`srun` as its child, or local ones), and is the only one that has SLURM start the job
 again: ranks in a container have no `scontrol`, and no signal reaches them there. Asked to end (SIGUSR2 before
-the time limit or a preemption, SIGTERM of `scancel`), it leaves word in the folder of this start, which the
-first rank reads at every step, and passes the signal on, which ends jobs without steps and ranks that have
-not begun.
+the time limit or a preemption, SIGTERM of `scancel`), it writes a file into the folder of this start, which
+the first rank reads at every step, and passes the signal on, which ends jobs without steps and ranks that
+have not begun.
 
-No torch here: this process must be light, and survive what brings ranks down.
+Torch is not imported here: this process must be light, and survive what kills ranks.
 """
 
 from __future__ import annotations

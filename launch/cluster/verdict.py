@@ -1,4 +1,4 @@
-"""Decide what becomes of a job when its ranks have ended (done, started again, or given up), and why."""
+"""Decide whether a job is done, started again or given up when its ranks have ended, and why."""
 
 from __future__ import annotations
 

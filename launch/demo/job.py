@@ -1,4 +1,4 @@
-"""Run the whole chain in one command: shards, autoencoder, latents, training, samples, scores, report."""
+"""Run the whole pipeline in one command: shards, autoencoder, latents, training, samples, scores, report."""
 
 from __future__ import annotations
 

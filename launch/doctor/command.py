@@ -1,4 +1,4 @@
-"""Say what this machine lacks for which job, with the command that mends it; or what went wrong in a run.
+"""Report what this machine lacks for which job, with the command that fixes it; or what went wrong in a run.
 
 `longtake doctor` looks at this machine and the folder it is in; exit status 1 if training cannot run here.
 `longtake doctor RUN` reads the record of a run. `!` marks what is missing, `-` what is worth knowing.

@@ -1,4 +1,4 @@
-"""How a run's last start ended, by the last line of its log, and what to do then."""
+"""Report how a run's last start ended, by the last line of its log, and what to do then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TAIL = 1 << 16  # bytes of a log that are read, from its end
 ENDED = re.compile(r" ERROR rank \d+: (.*)$| INFO rank \d+: (.*: ended early on .*)$")
 START = re.compile(r" rank \d+: start \d+ \(")
 AGAIN = "the same command continues the run"
-REMEDIES = (  # what the line has, what that is called, and what to do
+REMEDIES = (  # a text in the line, the name of the failure, and what to do
     ("nothing has moved|has written nothing", "hang", f"logs/hang-rank-*.txt say where; then {AGAIN}"),
     ("ended early on", "preempted", AGAIN),
     ("out of memory", "memory", "engine.micro_batch=auto, activation_checkpointing=full, or more ranks"),

@@ -1,4 +1,4 @@
-"""Where a submitted run stands in its queue, and what it waits for."""
+"""Report the position of a submitted run in its queue, and what it waits for."""
 
 from __future__ import annotations
 

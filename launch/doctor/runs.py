@@ -1,4 +1,4 @@
-"""What the record of a run says went wrong in it."""
+"""Report what went wrong in a run, by its records."""
 
 from __future__ import annotations
 

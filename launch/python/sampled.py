@@ -1,4 +1,4 @@
-"""A run that samples are drawn from."""
+"""A training run or an export, from which samples are drawn."""
 
 from __future__ import annotations
 

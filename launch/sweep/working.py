@@ -31,7 +31,11 @@ from tools.sweep.outcome import outcome
 from tools.sweep.resolving import SweepRun
 
 LEASES = "leases"  # in the output of a sweep
-OURS = (ends.FOLDER, SAID_FILE, environment.PREFLIGHT)  # what a supervisor tells its ranks, and a run is none
+OURS = (
+    ends.FOLDER,
+    SAID_FILE,
+    environment.PREFLIGHT,
+)  # variables of a supervisor for its ranks, which a run of a sweep is not
 
 
 def work(output: Path, runs: Sequence[SweepRun], config: QueueConfig, *, retry: bool) -> None:

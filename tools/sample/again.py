@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from tools.runs.sample_files import FileRow
 
 _ROW = re.compile(r"(.+)\[(\d+)\]")
-# What is made is in the row; where and how it is carried out is said anew.
+# The row says what is made; where and how is up to the new job.
 KEPT = ("source", "weights", "weak", "classifier", "text_encoder", "tiling", "sampler", "seed", "fps")
 
 
 def settings_of(row: str) -> dict[str, Any]:
     """Return the settings of the job that made `FOLDER/samples.jsonl[N]`, and the row as its only request.
 
-    UserError where there is no such job, or where the weights or files that the sample was made from are
-    others now.
+    UserError where there is no such job, or where the weights or files that the sample was made from have
+    changed.
     """
     from core.checkpoint.exported import is_export
     from tools.runs.sample_files import rows_of  # only where it is asked for: NumPy is slow to import

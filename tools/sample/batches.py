@@ -1,4 +1,4 @@
-"""The batches of a sampling job: from what they are made, and how."""
+"""The batches of a sampling job: what they are made from, and how they are generated."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Job:
         }
 
     def _negative(self, index: int) -> dict[str, str]:
-        """Return what a sample moves away from, where there is such."""
+        """Return the negative class and prompt of a sample, where it has any."""
         schedule, found = self.schedule, {}
         if (label := schedule.negative_label[index]) >= 0:
             found["negative_class"] = self.trained.space.classes[label]
@@ -162,7 +162,7 @@ class Job:
         return found
 
     def warnings(self) -> list[str]:
-        """Return what is doubtful, each once."""
+        """Return warnings about the job, each once."""
         found = []
         for number, form in enumerate(self.schedule.forms):
             with below("sampler"):
@@ -216,7 +216,7 @@ class Job:
     def make(self, rows: range, most: int = 0) -> Made:
         """Return the latents of the samples at places `rows` of the order, which are of one form.
 
-        So many are made at once as `batch` says.  most: samples of the largest unit of the form; networks
+        They are generated in batches of `batch`.  most: samples of the largest unit of the form; networks
         that are compiled make as many in every batch, of which those too many are samples made twice.
         """
         size, form = self.making.batch, self.form_at(rows)
@@ -231,7 +231,7 @@ class Job:
         return self.decoder.hand_over(torch.cat(made), self.sizes[form].frames)
 
     def decoded(self, made: Made) -> Iterator[Decoded]:
-        """Yield what is published of latents, so many samples at a time as `batch` says."""
+        """Decode latents to what is published, in batches of `batch`."""
         latents = self.settings.files.latents
         return self.decoder.decoded(made, self.making.batch, with_latents=latents)
 

@@ -1,4 +1,4 @@
-"""Check what a sampling job asks of a network against what the run says it was trained with."""
+"""Check the conditions of a sampling job against those that the run was trained with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_trained(
     frames: bool = False,
     maps_to_data: bool = False,
 ) -> list[str]:
-    """Refuse what the network cannot have learned; return warnings of what is not known.
+    """Refuse conditions that the network cannot have learned; return warnings where that is not recorded.
 
     given: the conditions that samples have, of "label" and "text".  negative: those in place of which all
     samples have others to move away from, so that none is needed.  maps_to_data: whether the run was trained
@@ -83,7 +83,7 @@ def _without_captions(space: LatentSpace, given: Collection[str]) -> list[str]:
 def _of_condition(
     word: str, share: float | None, guidance: float, *, dropped: bool, guided: bool
 ) -> list[str]:
-    """Refuse guidance that a condition cannot have, or return what is to be said of it.
+    """Refuse guidance by a condition where it cannot work, or return warnings about it.
 
     share: of the run's samples that were trained without it; None where that is not recorded.
     dropped: whether guidance drops it.  guided: whether no other condition takes its place then.
@@ -130,7 +130,7 @@ def _untrained(space: LatentSpace, dropped: Collection[str]) -> str:
 def as_trained(
     sampler: SamplerConfig, space: LatentSpace, source: Path, shape: Sequence[int]
 ) -> tuple[SamplerConfig, list[str]]:
-    """Return the sampler with what is left to the run or to the path settled, and lines that say how.
+    """Return the sampler with every `auto` resolved from the run and its path, and lines that say how.
 
     shape: (C, T, H, W) of a sample's latents.  source: the folder of the run or export, whose config says how
     times were shifted in training.
@@ -158,7 +158,7 @@ def as_trained(
 
 
 def as_objective(sampler: SamplerConfig, source: Path) -> tuple[SamplerConfig, list[str]]:
-    """Return the sampler with the solver that suits the run's objective, and what is to be said of it.
+    """Return the sampler with the solver that suits the run's objective, and warnings about it.
 
     euler, the usual one, is left to the run; other solvers are taken as they are.  UserError for steps by
     average velocities of a run that was not trained on them, and for others than one of the data where the

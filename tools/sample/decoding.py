@@ -1,4 +1,4 @@
-"""Pixels of latents, made beside the next batch: on a GPU on a stream of its own."""
+"""Decode latents to pixels while the next batch is generated: on a GPU on a stream of its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes on a thread what another one makes.
+    """Decodes on one thread the latents that another generates.
 
     stream: of a GPU, on which that is done: nothing waits for the whole device, and the network's kernels are
     waited for once, by the stream itself.

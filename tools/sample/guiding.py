@@ -1,4 +1,4 @@
-"""What guides the samples of a job beside the conditions that they have."""
+"""Guidance of a job's samples by further networks: a weaker one, or a classifier of noisy latents."""
 
 from __future__ import annotations
 

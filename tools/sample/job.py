@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def plan(config: Config) -> list[str]:
-    """Say what `run` would generate."""
+    """Describe what `run` would generate."""
     from core.checkpoint.weights import choose, require_held
     from core.diffusion.amplification import amplifications
     from core.diffusion.paths.kinds import make_path
@@ -72,7 +72,7 @@ def plan(config: Config) -> list[str]:
 def form_lines(
     schedule: Schedule, number: int, sampler: SamplerConfig, batch: int, largest: float
 ) -> list[str]:
-    """Say what the samples of a form are.  sampler: as settled.  largest: amplification of its steps."""
+    """Describe the samples of a form.  sampler: as settled.  largest: amplification of its steps."""
     size, count = schedule.forms[number].size, int((schedule.form == number).sum())
     what = (
         counted(count, "image") if size.frames == 1 else f"{counted(count, 'clip')} of {size.frames} frames"

@@ -1,4 +1,4 @@
-"""Read what the samples of a job are made from, which is then as asked for and as the job was begun."""
+"""Read everything that samples are made from, and check it against the config and the job's record."""
 
 from __future__ import annotations
 

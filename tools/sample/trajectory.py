@@ -1,4 +1,4 @@
-"""Draw how samples come about: what the solver holds and what the network makes of it, from noise to data."""
+"""Draw the trajectory of samples from noise to data: the solver's states and the network's estimates."""
 
 from __future__ import annotations
 

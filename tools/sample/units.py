@@ -1,7 +1,7 @@
 """What the workers of a sampling job share out: ranges of samples, each of which one worker generates.
 
-The first worker cuts the samples, by its `batch`, and says so in a file, so that all speak of the same
-ranges. A worker with a smaller batch makes its part of several.
+The first worker divides the samples by its `batch` and records that in a file, so that all use the same
+ranges. A worker with a smaller batch makes a range in several batches.
 """
 
 from __future__ import annotations

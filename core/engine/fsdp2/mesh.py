@@ -1,4 +1,4 @@
-"""Who shares the state with whom: shard groups, and the replicas that add up gradients among themselves."""
+"""Group the ranks: shard groups share the state, replicas reduce gradients among themselves."""
 
 from __future__ import annotations
 

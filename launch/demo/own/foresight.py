@@ -1,4 +1,4 @@
-"""Say what a demo of a folder would train, before anything is packed: what its dry run is for."""
+"""Predict what a demo of a folder would train, before anything is packed, for its dry run."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _memory(choice: Choice, speed: Speed) -> str:
 
 
 def _times(choice: Choice, folder: Folder, speed: Speed, minutes: float) -> str:
-    """Say how the minutes are spent, by the rates that the choice was made with."""
+    """Say how the minutes are divided among the stages, by the measured rates."""
     shapes = [Bucket(*shape) for shape in choice["shapes"]]
     weights, sizes = shares_of(shapes), (choice["width"], choice["depth"], choice["heads"])
     encoder = choice["encoder_steps"] * encoder_step(shapes, weights, speed)

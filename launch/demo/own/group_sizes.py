@@ -1,4 +1,4 @@
-"""How many samples a group of a step takes in a demo on a folder; the recipes' groups suit the digits."""
+"""Group sizes of a demo on a folder; those of the recipes suit the digits."""
 
 from __future__ import annotations
 

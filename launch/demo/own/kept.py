@@ -1,4 +1,4 @@
-"""Names of what a demo of a folder keeps in its output, and whether captions can be read; nothing heavy."""
+"""Names of the files that a demo of a folder keeps in its output, and whether captions can be embedded."""
 
 from __future__ import annotations
 

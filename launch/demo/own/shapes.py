@@ -1,4 +1,4 @@
-"""Shapes for the pictures of a folder: few, near enough to every picture, and what they cost each sample."""
+"""Choose a few shapes close to all pictures of a folder, and report what each sample loses to cropping."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say what was chosen for a folder, what becomes of its samples, and what such a budget cannot give."""
+"""Describe what was chosen for a folder, how its samples are cropped, and the limits of the budget."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _texts(folder: Folder, text_encoder: str) -> list[str]:
 
 
 def limits(folder: Folder, choice: Choice, minutes: float) -> list[str]:
-    """Say plainly what the samples of such a demo will not be."""
+    """Say plainly what samples of such a budget cannot be."""
     lines = [
         f"what {minutes:g} minutes cannot give: published generators learn from millions of pictures for "
         f"days on many GPUs; this one sees {counted(len(folder.media), 'sample')} about "

@@ -1,4 +1,4 @@
-"""A text encoder made of a folder's captions, where none is given: a fixed vector for each word.
+"""Make a text encoder from a folder's captions, where none is given: a fixed vector for each word.
 
 It is written in the published layout of a T5 encoder without layers, so that `encode` and `sample` read it as
 they read any other. It knows neither synonyms nor the order of words; what each word looks like is learned in

@@ -1,1 +1,1 @@
-"""Pictures and clips that samples are made from: read and checked, encoded, and how the run keeps to them."""
+"""Pictures and clips that samples are made from: reading, checking, encoding, and conditioning."""

@@ -1,4 +1,4 @@
-"""What samples are made from beside noise and conditions, and by which windows; columns of requests too."""
+"""Settings of given pictures and clips, and of windows over long clips; columns of requests too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLACES = ("given", "given_last", "image", "mask")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """Pictures and clips to go on from, to keep or to change; each has the size of the samples."""
+    """Pictures and clips to continue, keep or change; each has the size of the samples."""
 
     given: str = setting(
         "",
@@ -112,7 +112,7 @@ class TaskConfig:
         return {name: path for name in PLACES if (path := getattr(self, name))}
 
     def stated(self) -> dict[str, Any]:
-        """Return the fields that say something."""
+        """Return the fields that are set."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 

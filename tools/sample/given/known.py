@@ -1,4 +1,4 @@
-"""What samples of a form know before they are made: latents of what is given, and how these are kept.
+"""Latents that are given for the samples of a form, and how the samples keep to them.
 
 A network that has learned from given frames in the same places takes them as a condition. Everything else is
 kept by replacement, in every evaluation the known part of the state is what it would be on the path, or by
@@ -60,7 +60,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class Keeper:
-    """Makes what forms of samples know.
+    """Makes the known latents of forms of samples.
 
     source: the folder of the run or export.  device: of the autoencoder.
     """
@@ -97,7 +97,7 @@ class Keeper:
         return (pattern := pattern_of(task)) is not None and learned(self.source, self.network, pattern, task)
 
     def notes(self, task: TaskConfig) -> list[str]:
-        """Say what the network was not trained for, and what is done instead."""
+        """Return notes on given content that the network was not trained with, and what is done instead."""
         if (pattern := pattern_of(task)) is not None:
             where = PLACES[pattern]
             if not self.is_condition(task):

@@ -1,11 +1,11 @@
-"""Ranks that compute together end together.
+"""End all ranks that compute samples together when one of them fails.
 
-One that fails inside a network leaves the others in a collective that it will never come to, and to try again
-it would need them. So it says at the store where the ranks met that it has failed, and no rank goes on. On
-CPUs its end breaks the connections of the others, which raises there. On GPUs, or where a connection was not
-made yet, a collective may wait on, hence a thread of every rank looks at the store, and ends a process that
-has not come out by itself. A rank that is killed says nothing; it is missed by its signs of life
-(`core/distributed/waiting.py`).
+A rank that fails inside a network leaves the others in a collective that it will never enter, and it could
+not try again without them. So it records its failure in the store at which the ranks met, and no rank
+continues. On CPUs its end breaks the connections of the others, which raises there. On GPUs, or where a
+connection was not made yet, a collective may wait on; hence a thread of every rank watches the store, and
+ends a process that has not left the collective by itself. A rank that is killed records nothing; it is
+noticed by its missing signs of life (`core/distributed/waiting.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from core.run.last_line import tell
 
 KEY = "longtake/sample/failed"
 LOOK_S = 1.0  # between two looks at the store
-GRACE_S = 5.0  # for a process to come out of a collective by itself
+GRACE_S = 5.0  # for a process to leave a collective by itself
 LOST_S = 120.0  # without a sign of life: a rank that computes gives one every 5 s
 ADVICE = "a smaller batch, more ranks or, in another output, sampler.guide.together=false take less"
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory")  # torch's allocator on a CPU
@@ -149,7 +149,7 @@ class Fate:
         return ""
 
     def _watch(self) -> None:
-        """End this process where a rank has failed, and this one does not come out of what it is in."""
+        """End this process where a rank has failed and this one does not leave its collective."""
         since: float | None = None
         while not self._closed.wait(min(LOOK_S, self._grace_s / 4)):
             failed, lost = self._failure(), self._lost()

@@ -1,1 +1,1 @@
-"""What a sampling job was begun with: its record, and how it is held to it."""
+"""The record of what a sampling job was begun with, and the checks that a continued job still matches it."""

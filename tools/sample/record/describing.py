@@ -1,4 +1,4 @@
-"""Record what the samples of a job are made from: fixed by content when it begins, kept when it continues."""
+"""Record what samples are made from, by content: written when a job begins, kept when it continues."""
 
 from __future__ import annotations
 

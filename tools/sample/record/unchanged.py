@@ -1,4 +1,4 @@
-"""Hold the samples that a job has made to what it would make now: what differs is named."""
+"""Compare what a job's existing samples were made from with what it would use now, and name what differs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tools.sample.record.describing import task_record
 if TYPE_CHECKING:
     from tools.sample.requests.asked import Asked
 
-# They say where content lay; what depends on it is compared by its own hash.
+# These are places; content is compared by its own hash.
 NOT_COMPARED = ("format", "source", "manifest_sha256", "sha256")
 
 

@@ -1,1 +1,1 @@
-"""What a sampling job is asked for: rows of a file or fields of its config, and the samples of these."""
+"""The requests of a sampling job, rows of a file or fields of its config, and the samples they ask for."""

@@ -1,4 +1,4 @@
-"""What a sampling job is asked for, as its files say now."""
+"""Read the prompts or requests of a sampling job from its config and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check what is asked for against the networks that shall make it."""
+"""Check the requested samples against the networks that are to generate them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def settle_samplers(
 
 
 def doubts(schedule: Schedule, classifier: str) -> list[str]:
-    """Return warnings of settings that have no effect, or perhaps another than is meant.
+    """Return warnings about settings that have no effect, or possibly an unintended one.
 
     classifier: folder of the one that is opened, "" for none.
     """
@@ -91,7 +91,7 @@ def doubts(schedule: Schedule, classifier: str) -> list[str]:
 
 
 def _idle_guidance(schedule: Schedule, classifier: str) -> list[str]:
-    """Return warnings of guidance that is set and does nothing in any sample."""
+    """Return warnings about guidance settings that affect no sample."""
     found = list[str]()
     forms = [form.sampler for form in schedule.forms]
     if classifier and not any(sampler.guide.classifier for sampler in forms):

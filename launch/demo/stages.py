@@ -20,6 +20,7 @@ from core.escaping import escaped_line
 from core.files import fingerprint, sha256_file
 from core.progress import duration, say
 from core.root import import_path
+from launch.child_jobs import start_child
 from launch.demo.stage_records import Record
 
 STOP_TIMEOUT_S = 30.0
@@ -157,16 +158,7 @@ def run_command(command: Command, label: str, log: Path, show: Callable[[], None
     words = [sys.executable, "-m", "launch", *command.arguments()]
     with open(log, "ab", buffering=0) as file:
         file.write(f"$ {command.text()}\n".encode())
-        process = subprocess.Popen(
-            words,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        process = start_child(words, environment)
         try:
             last = _copy_lines(process, label, file, show)
             status = process.wait()

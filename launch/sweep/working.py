@@ -26,16 +26,14 @@ from core.root import import_path
 from core.run import ends, signals
 from core.run.folder import RUNS
 from core.run.last_line import SAID_FILE
+from launch.child_jobs import start_child
 from tools.sweep import ledger
 from tools.sweep.outcome import outcome
 from tools.sweep.resolving import SweepRun
 
 LEASES = "leases"  # in the output of a sweep
-OURS = (
-    ends.FOLDER,
-    SAID_FILE,
-    environment.PREFLIGHT,
-)  # variables of a supervisor for its ranks, which a run of a sweep is not
+# Variables of a supervisor for its ranks, of which a run of a sweep is none.
+OURS = (ends.FOLDER, SAID_FILE, environment.PREFLIGHT)
 
 
 def work(output: Path, runs: Sequence[SweepRun], config: QueueConfig, *, retry: bool) -> None:
@@ -118,17 +116,7 @@ class _Child:
         variables = {name: value for name, value in alone.items() if name not in OURS}
         variables |= {"PYTHONPATH": import_path(), environment.PARENT: str(os.getpid())}
         with signals.inherited_blocked():
-            self._process = process = subprocess.Popen(
-                words,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                process_group=0,
-            )
+            self._process = process = start_child(words, variables, own_group=True)
             for got in self._got:  # those that came before it was there
                 process.send_signal(got)
         last = ""

@@ -9,9 +9,9 @@ rows (`data.loading.loader`).
 
 Each epoch of a bucket permutes its shards, then shuffles the samples of `block` neighbouring shards
 together, so reading stays nearly sequential on a parallel file system. A group's rows are sorted: the order
-inside a group means nothing to training, and each rank so reads few shards, forwards. Where a group is at
-least a block of pieces, pieces of shards stand for shards: a rank then reads as few of them, and finds its
-rows sooner, since the two blocks that a group cuts are small.
+inside a group means nothing to training, and each rank so reads few shards, forwards. Where a group is as
+large as a block, which it then takes whole, pieces of large shards stand for shards: a rank reads as few of
+them, and finds its rows sooner, since the two blocks that a group cuts are small.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Order:
 
     buckets: rows of each bucket; they may come from several datasets.  group_sizes: n_b of each.
     weights: share of the groups each bucket gets (any scale; 0 leaves it out).
-    block: shards shuffled together.  piece: most samples of a shard, where a group has at least `block`
-    times as many; larger ones are cut in pieces, which stand for them. 0 leaves shards whole.
+    block: shards shuffled together.  piece: most samples of a shard where a group is as large as a block is
+    on average; larger shards are cut in pieces, which stand for them. 0 leaves shards whole.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Order:
     ) -> None:
         self.group_sizes, self.groups_per_step = tuple(group_sizes), groups_per_step
         parts = [
-            bucket.in_pieces(piece) if piece and size >= block * piece else bucket
+            bucket.in_pieces(piece) if piece and size * len(bucket.counts) >= block * len(bucket) else bucket
             for bucket, size in zip(buckets, group_sizes, strict=True)
         ]
         self._streams = [Stream(b, number=i, seed=seed, block=block) for i, b in enumerate(parts)]

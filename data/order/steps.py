@@ -32,8 +32,8 @@ class LoaderConfig(GroupConfig):
     )
     shuffle_piece: int = setting(
         2048,
-        "largest piece of a shard that is shuffled at once, where a group has at least shuffle_shards "
-        "pieces, which keeps the cost of a step's order low; 0: whole shards",
+        "largest piece of a shard that is shuffled at once, where a group is as large as shuffle_shards "
+        "shards, which keeps the cost of a step's order low; 0: whole shards",
         unit="samples",
         low=0,
         earlier=0,

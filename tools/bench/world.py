@@ -68,12 +68,18 @@ def _row(config: Config, folder: Path, size: int) -> Row:
     row.floors += [
         *(
             Floor(name, row.facts[name], MOST_ORDER_MS, at_most=True)
-            for name in ("order_ms", *(f"order_ms_of_{kind}" for kind in OTHER_SHARDS))
+            for name in ("order_ms", *(f"order_ms_of_{kind}" for kind in _bound(size)))
         ),
         Floor("files_opened, with as many ranks as wrote", unchanged, 1, at_most=True),
         Floor("received_bytes of a save, the mean of all but rank 0", received, MOST_RECEIVED, at_most=True),
     ]
     return row
+
+
+def _bound(size: int) -> list[str]:
+    """Return the kinds of shards whose order has a floor: huge ones only where a step has a block of them."""
+    samples = LoaderConfig().shuffle_shards * OTHER_SHARDS["huge_shards"]
+    return [kind for kind in OTHER_SHARDS if kind != "huge_shards" or size * PER_RANK >= samples]
 
 
 def _order(config: Config, size: int, looked_at: Sequence[int]) -> dict[str, float]:

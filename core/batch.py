@@ -87,8 +87,13 @@ class Batch:
 
 
 def in_numbers(x: Tensor) -> Tensor:
-    """Convert uint8 pixels to float32 in [-1, 1], `pixels / 127.5 - 1`; anything else stays as it is."""
-    return x.to(torch.float32).div_(127.5).sub_(1) if x.dtype == torch.uint8 else x
+    """Convert uint8 pixels to float32 in [-1, 1], `pixels / 127.5 - 1`; anything else stays as it is.
+
+    The same bits on every device: CUDA multiplies by the reciprocal of a number, and divides by a tensor.
+    """
+    if x.dtype != torch.uint8:
+        return x
+    return x.to(torch.float32).div_(torch.full((), 127.5, device=x.device)).sub_(1)
 
 
 def _to(tensor: Tensor | None, device: torch.device, dtype: torch.dtype | None) -> Tensor | None:

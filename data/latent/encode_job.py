@@ -97,7 +97,7 @@ class Encoder(Protocol):
     def busy_s(self) -> float: ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode (B, 3, T, H, W) in [-1, 1] to mean (and log-variance) (B, M, C, T', H', W') on the CPU."""
+        """Encode (B, 3, T, H, W) uint8 to mean (and log-variance) (B, M, C, T', H', W') on the CPU."""
         ...
 
 

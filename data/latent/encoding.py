@@ -36,7 +36,7 @@ from data.latent.packs import (
 )
 from data.latent.reading import TORCH_DTYPES
 from data.latent.texts import CutCaptions, ShardTexts
-from data.media.images import to_tensor
+from data.media.images import as_tensor
 from data.order.buckets import NO_BUCKET
 from data.raw.decoding import read_pixels
 
@@ -154,7 +154,7 @@ class Part:
                 pixels.append(result)
         if not pixels:
             return self._nothing(batch.bucket)
-        x = to_tensor(np.stack(pixels))
+        x = as_tensor(np.stack(pixels))
         views, features, stills = [x, x.flip(-1)] if self.job.flip else [x], None, None
         if self.job.pictures is not None:
             features = features_of(self.job.pictures, views, self.job.feature_shapes[batch.bucket])
@@ -169,7 +169,7 @@ class Part:
         return encoded.of(~np.isin(np.arange(len(ids)), list(faults)))
 
     def _moments(self, pixels: Tensor, shape: Shape) -> np.ndarray:
-        """Encode pixels (n, 3, T, H, W) into (n, M, C, T, H, W), as they are stored."""
+        """Encode pixels (n, 3, T, H, W) uint8 into (n, M, C, T, H, W), as they are stored."""
         with torch.inference_mode():
             moments = self.job.encoder.encode(pixels)
         dtype = TORCH_DTYPES[self.job.dtype.itemsize]

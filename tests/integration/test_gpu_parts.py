@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from core.batch import Batch
+from core.batch import Batch, in_numbers
 from core.draws import Draws
 from core.memory import host_memory
 from core.memory.host_memory import HostMemory
+from data.latent.beside.views import standing_still
+from data.media.images import as_tensor, to_tensor
 from models.attention.dispatch import attention
 from models.autoencoder.kl import Autoencoder, KLConfig
 from models.autoencoder.tiling_config import TilingConfig
+from tests import stand_in_gpu
+from tests.integration.tiny_run import make_autoencoder
 from tests.stand_in_gpu import GPU, gpu, put
+from tools.runs.encoders import AutoencoderEncoder
 from tools.train_autoencoder.config import ReconstructionConfig
 from tools.train_autoencoder.reconstruction_loss import ReconstructionObjective
 
@@ -45,6 +52,39 @@ def test_the_autoencoder_learns_encodes_and_decodes_without_waiting() -> None:
     gradients = ((a.grad.inner, b.grad) for a, b in zip(own.parameters(), plain.parameters(), strict=True))
     for found, truth in gradients:
         torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
+
+
+def test_encode_sends_pixels_as_bytes_and_latents_are_those_of_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of mirrored pictures too, and of a last one that stands still; laid out as the numbers were."""
+    make_autoencoder(tmp_path)
+    encoder = AutoencoderEncoder(tmp_path, torch.device("cpu"), "fp32")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3), np.uint8)
+    sent, numbers = as_tensor(frames), to_tensor(frames)
+    views = [
+        (sent, numbers),
+        (sent.flip(-1), numbers.flip(-1)),
+        (standing_still(sent), standing_still(numbers)),
+    ]
+    expected = [encoder.encode(of_numbers) for _, of_numbers in views]
+    bytes_sent, moved = [], stand_in_gpu._moved
+
+    def spied(name: str, args: Any, kwargs: Any) -> torch.Tensor:
+        if type(args[0]) is torch.Tensor and args[0].dim() == 5:
+            bytes_sent.append(args[0].nbytes)
+        return moved(name, args, kwargs)
+
+    monkeypatch.setattr(stand_in_gpu, "_moved", spied)
+    with gpu():
+        put(encoder.autoencoder)
+        encoder.device = GPU
+        found = [encoder.encode(of_bytes) for of_bytes, _ in views]
+    assert bytes_sent == [frames.nbytes] * 3
+    for (of_bytes, of_numbers), latents, truth in zip(views, found, expected, strict=True):
+        assert torch.equal(in_numbers(of_bytes), of_numbers)
+        assert in_numbers(of_bytes).stride() == of_numbers.stride()
+        assert torch.equal(latents, truth)
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "chunked"])

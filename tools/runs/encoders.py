@@ -65,9 +65,14 @@ class AutoencoderEncoder:
         return self.autoencoder.encode(pixels)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode (B, 3, T, H, W) in [-1, 1] to (B, M, C, T', H', W') on the CPU."""
+        """Encode (B, 3, T, H, W) uint8, or in [-1, 1], to (B, M, C, T', H', W') on the CPU.
+
+        Bytes are sent to the device as they are, and become numbers there.
+        """
+        from core.batch import in_numbers
+
         with self._clock.running():
-            return self.autoencoder.encode(pixels.to(self.device, non_blocking=True)).cpu()
+            return self.encode_there(in_numbers(pixels.to(self.device, non_blocking=True))).cpu()
 
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """Return (C, T', H', W') of a bucket's latents.
@@ -166,9 +171,12 @@ class PictureEncoder:
         return features
 
     def encode_features(self, pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Do the same, with the result on the CPU."""
+        """Do the same, also of uint8 pixels, with the result on the CPU."""
+        from core.batch import in_numbers
+
         with self._clock.running():
-            return self.features_there(pixels.to(self.device, non_blocking=True), shape).cpu()
+            there = in_numbers(pixels.to(self.device, non_blocking=True))
+            return self.features_there(there, shape).cpu()
 
 
 def _dtype(precision: AskedPrecision) -> dtype:

@@ -89,12 +89,14 @@ class LatentObjective:
         latents = self._normaliser.apply(sample_posterior(moments, draws))
         return self.diffusion.noised(latents, batch.condition, draws, still)
 
-    @torch.no_grad()
     def features(self, batch: Batch, step_index: int) -> Tensor | None:
         """Return the features that the batch is aligned with in a step, (B, F, h, w, E)."""
         if not self.diffusion.aligns(step_index):
             return None
-        return batch.features if self._features is None else self._features(batch)
+        if self._features is None:
+            return batch.features
+        with torch.no_grad():
+            return self._features(batch)
 
     @torch.no_grad()
     def still(self, batch: Batch, frames: int) -> Tensor | None:

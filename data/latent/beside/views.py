@@ -20,7 +20,7 @@ class FeatureEncoder(Protocol):
     identity: dict[str, Any]
 
     def encode_features(self, pixels: Tensor, shape: Shape) -> Tensor:
-        """Return features (B, F, h, w, E) of this shape of pixels (B, 3, T, H, W) in [-1, 1], on the CPU."""
+        """Return features (B, F, h, w, E) of this shape of pixels (B, 3, T, H, W) uint8, on the CPU."""
         ...
 
 

@@ -37,7 +37,7 @@ from data.loading.sources.config import EncodingConfig
 from data.loading.sources.encoders import IdentifiedCaptionEncoder, PatchFeatures, PixelEncoder
 from data.loading.sources.kinds import Conditions, Grid, LatentFacts
 from data.loading.sources.measured import measured_sums
-from data.media.images import to_tensor
+from data.media.images import as_tensor
 from data.order.buckets import NO_BUCKET, Bucket, assign, make_buckets
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.fitting import fitting_lines
@@ -240,5 +240,5 @@ class OnlineLatents:
         pixels = attempt(read, "decode", f"sample {row}")
         if isinstance(pixels, Fault):
             return None  # recorded when a step comes to it, since only then it is missed
-        latents = self.moments(to_tensor(pixels[None]).to(self._device)).cpu().numpy()
+        latents = self.moments(as_tensor(pixels[None]).to(self._device)).cpu().numpy()
         return latents if np.isfinite(latents).all() else None

@@ -28,8 +28,7 @@ def with_beside(tree: Tree, name: str, annotation: Annotation) -> Annotation:
     """
     if tree.beside_tables is None:
         tree.beside_tables = _beside_tables(tree)
-    files = files_of(name, tree.beside_tables) if name else {}
-    files = {suffix: file for suffix, file in files.items() if reads(suffix, tree.rules.captions)}
+    files = files_of(tree, name, tree.beside_tables) if name else {}
     if not files or annotation.refused:
         return annotation
     tree.take(files.values())
@@ -55,7 +54,7 @@ def with_beside(tree: Tree, name: str, annotation: Annotation) -> Annotation:
 def _beside_tables(tree: Tree) -> Beside:
     """Return the files beside pictures of a folder with a table, {} where none can hold a caption."""
     named = not tree.given and any(carrier(PurePosixPath(name).suffix[1:]) for name in tree.left)
-    return files_beside(tree, [n for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)]) if named else {}
+    return files_beside(tree, tree.media()) if named else {}
 
 
 def files_beside(tree: Tree, media: Iterable[str]) -> Beside:
@@ -120,10 +119,11 @@ def _apart(name: str, folders: Sequence[str]) -> str:
     return "" if at is None else "/".join([*parts[:at], *parts[at + 1 :], base])
 
 
-def files_of(name: str, beside: Beside) -> dict[str, str]:
-    """Return {suffix: file} of the files that say something about a picture."""
+def files_of(tree: Tree, name: str, beside: Beside) -> dict[str, str]:
+    """Return {suffix: file} of the files that say something about a picture, of those that are read."""
     stem = str(PurePosixPath(name).with_suffix(""))
-    return {**beside.get(_composed(name), {}), **beside.get(_composed(stem), {})}
+    files = {**beside.get(_composed(name), {}), **beside.get(_composed(stem), {})}
+    return {suffix: file for suffix, file in files.items() if reads(suffix, tree.rules.captions)}
 
 
 def _composed(name: str) -> str:
@@ -136,8 +136,6 @@ def read_beside(tree: Tree, name: str, files: dict[str, str]) -> Annotation:
     contents = {}
     stem = _composed(str(PurePosixPath(name).with_suffix("")))
     for suffix, file_name in files.items():
-        if not reads(suffix, tree.rules.captions):
-            continue
         other = _composed(file_name)[: len(stem)]
         if other != stem and other.casefold() == stem.casefold():
             tree.findings.notes[OTHER_CASE] += 1

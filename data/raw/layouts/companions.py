@@ -8,7 +8,6 @@ from pathlib import PurePosixPath
 
 from core.run.folder import CONFIG
 from data.dataset.schema import INDEX, LEFT_OUT, MANIFEST, MEDIA, QUARANTINE
-from data.media.formats import MEDIA_SUFFIXES
 from data.raw.item import Item
 from data.raw.layouts.tree import Tree
 
@@ -39,7 +38,7 @@ def read(tree: Tree) -> Iterable[Item]:
         for files in folders.values():
             tree.take(files)
             tree.findings.ignored[NAME] += len(files)
-    media = [name for name in tree.left if name.lower().endswith(MEDIA_SUFFIXES)]
+    media = tree.media()
     if media and all(map(NUMBERED.fullmatch, media)):
         tree.no_classes |= {PurePosixPath(name).parts[0] for name in media}
         tree.findings.said.append("folders as dataset_tool of StyleGAN and EDM numbers them are no classes")
@@ -52,10 +51,12 @@ def read(tree: Tree) -> Iterable[Item]:
 
 def _leave_masks(tree: Tree) -> None:
     """Leave out OneTrainer's masks and conditions of pictures, `0-masklabel.png` beside `0.jpg`."""
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in tree.left}
-    for name in [name for name in tree.left if (match := MASK.fullmatch(name)) and match[1] in stems]:
-        tree.take([name])
-        tree.findings.ignored["mask or condition of OneTrainer"] += 1
+    masked = {name: match[1] for name in tree.left if (match := MASK.fullmatch(name))}
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in tree.left} if masked else set()
+    for name, stem in masked.items():
+        if stem in stems:
+            tree.take([name])
+            tree.findings.ignored["mask or condition of OneTrainer"] += 1
 
 
 def _folders_of_img2dataset(tree: Tree) -> dict[str, list[str]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
-from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.captions import reads
 from data.raw.item import Item
 from data.raw.layouts.beside import Beside, files_beside, files_of, read_beside
@@ -18,7 +17,7 @@ def read(tree: Tree) -> Iterable[Item]:
     """Yield the samples of all media that no table named, in the order of their names."""
     if tree.given:
         return
-    media = [name for name in tree.left if name.lower().endswith(MEDIA_SUFFIXES)]
+    media = tree.media()
     beside = files_beside(tree, media)
     used: set[str] = set()
     kohya = repeats(tree, media)
@@ -27,7 +26,7 @@ def read(tree: Tree) -> Iterable[Item]:
     if tree.tables and media:
         tree.findings.notes["file that no table names, packed with what lies beside it"] += len(media)
     for name in media:
-        files = files_of(name, beside)
+        files = files_of(tree, name, beside)
         used.update(files.values())
         annotation = read_beside(tree, name, files)
         tree.note(annotation)
@@ -39,12 +38,12 @@ def read(tree: Tree) -> Iterable[Item]:
             annotation = replace(annotation, class_name="" if tree.tables else found)
         item = file_item(tree.source / name, name, annotation, tree.within(name))
         yield replace(item, more={**more, **item.more})
-    _note_unread(tree, beside, used)
+    _note_unread(tree, beside)
     tree.take([*media, *used])
 
 
-def _note_unread(tree: Tree, beside: Beside, used: set[str]) -> None:
-    """Note the files beside pictures that are not read."""
+def _note_unread(tree: Tree, beside: Beside) -> None:
+    """Note and take the files beside pictures that are not read."""
     for files in beside.values():
         for suffix, name in files.items():
             if not reads(suffix, tree.rules.captions):

@@ -54,7 +54,11 @@ class Tree:
     @functools.cached_property
     def alike(self) -> Alike:
         """The media files that were left when a table first named one that is not there."""
-        return Alike(name for name in self.left if name.lower().endswith(MEDIA_SUFFIXES))
+        return Alike(self.media())
+
+    def media(self) -> list[str]:
+        """Return the pictures and films that are left."""
+        return [name for name in self.left if name.lower().endswith(MEDIA_SUFFIXES)]
 
     def within(self, name: str = "") -> str:
         """Return the folder that no link may lead out of, "" for anywhere.

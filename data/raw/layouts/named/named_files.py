@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from core.errors import UserError
-from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.roles import JSON, ColumnsConfig, plain, require_columns, role_of
 from data.raw.annotations.several import is_about_captions
 from data.raw.item import Item, printable
@@ -45,7 +44,7 @@ def read(tree: Tree) -> Iterable[Item]:
 
     Takes the tables and the files they name.
     """
-    media = {str(PurePosixPath(n).with_suffix("")) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)}
+    media = {str(PurePosixPath(name).with_suffix("")) for name in tree.media()}
     words = classes_by_name([name for name in tree.left if name.lower().endswith(".parquet")])
     nameless: set[str] = set()
     names = [name for name in tree.left if _may_be_table(name, () if tree.given else media)]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.roles import is_nothing
 from data.raw.layouts.tree import Tree, beginning
 from data.raw.tables.rows import Table
@@ -34,7 +33,7 @@ def note_nameless(tree: Tree, table: Table, name: str) -> None:
 
 def _holds_names(tree: Tree, values: Mapping[str, Sequence[Any]]) -> str:
     """Return the column most of whose values name pictures of the source, "" for none."""
-    media = [PurePosixPath(n) for n in tree.left if n.lower().endswith(MEDIA_SUFFIXES)]
+    media = [PurePosixPath(name) for name in tree.media()]
     names = {name for path in media for name in (str(path), path.name, path.stem, str(path.with_suffix("")))}
     for column, found in values.items():
         given = [str(value).replace("\\", "/").removeprefix("./") for value in found if not is_nothing(value)]

@@ -23,6 +23,7 @@ from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like, m
 from data.raw.annotations.split_names import split_in
 from data.raw.annotations.text_encoding import encoding_of, is_text
 from data.raw.rules import SourceRules
+from data.raw.tables.kinds import READERS
 
 # Files that may hold the captions of a whole source in a form that nothing here reads, by suffix and stem.
 TEXT_FILES = (".txt", ".json", ".yaml", ".yml", ".xml", ".toml", ".arrow", ".feather")
@@ -37,7 +38,6 @@ WAYS = {
     **dict.fromkeys((".arrow", ".feather"), "writing it as .parquet"),
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 MOST_SHOWN = 20  # damaged files in one message
 LOOKED_AT_FIELDS = 100  # samples whose fields are looked at
 
@@ -149,7 +149,7 @@ class Findings:
             roles.add("text")
         if suffix in SHEETS:
             roles.add("text")
-        table = PurePosixPath(path.stem).suffix.lower() in TABLES
+        table = PurePosixPath(path.stem).suffix.lower() in READERS
         if suffix in COMPRESSED and table:
             self.unread[name] = Unread(f"the file {name}", f"unpacking {name}", {*MAY_MISS})
         elif not roles and name.lower().endswith(ARCHIVES):

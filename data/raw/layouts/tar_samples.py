@@ -138,13 +138,21 @@ def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
                 yield Item(printable(f"{tar.name}/{sample.key}"), tar.path, 0, 0, refused=("list", reason))
                 continue
             _note_members(tree, tar, file.fileno(), sample, media[0])
-            yield _item(tree, tar, file.fileno(), sample, meaning, folders[1:] if splits else folders)
+            inner = folders[1:] if splits else folders
+            yield _item(tree, tar, file.fileno(), sample, media[0], meaning, inner)
 
 
 def _item(
-    tree: Tree, tar: _Tar, file: int, sample: TarSample, meaning: _Meaning, folders: tuple[str, ...]
+    tree: Tree,
+    tar: _Tar,
+    file: int,
+    sample: TarSample,
+    media: Member,
+    meaning: _Meaning,
+    folders: tuple[str, ...],
 ) -> Item:
-    media, rules = media_members(sample, tree.rules.columns.path)[0], tree.rules
+    """Return the sample of one picture or film of a tar."""
+    rules = tree.rules
     annotation = read_tar_annotation(file, tar.path, sample, rules.columns, rules.captions, rules.encoding)
     if annotation.class_name == "" and annotation.label < 0:
         outside = "" if tree.given else tree.class_of(tar.name)

@@ -56,10 +56,13 @@ def read(path: Path, encoding: Encoding, within: str, *, one_by_one: bool = Fals
     head = tuple(row.fields for row in itertools.islice(_head(path, form, columns), HEAD))
     usual = form.delimiter == ("\t" if path.suffix.lower() in TABBED else ",")
     how = [] if usual else [f"fields divided by {DELIMITERS.get(form.delimiter, repr(form.delimiter))}"]
-    how += [f"{_shown(column)} in single quotes, which are kept" for column in _single_quoted(columns, head)]
+    how += [
+        f"texts of column {column.strip()!r} in single quotes, which are kept"
+        for column in _single_quoted(columns, head)
+    ]
     how += [] if form.encoding in ("utf-8", "utf-8-sig") else [f"text in {form.encoding}"]
     names = tuple(name.strip() for name in columns)
-    if all(map(_is_single_quoted, names)):
+    if all(map(is_single_quoted, names)):
         raise UserError(f"{path}: line 1: names of columns in single quotes; CSV quotes with double ones")
     return Table(path, names, rows, head, ", ".join(how), headless=_first_file(path, names))
 
@@ -67,15 +70,12 @@ def read(path: Path, encoding: Encoding, within: str, *, one_by_one: bool = Fals
 def _single_quoted(columns: tuple[str, ...], head: tuple[Mapping[str, str], ...]) -> list[str]:
     """Return the columns all of whose first texts stand in single quotes, which CSV does not quote with."""
     found = {name: [fields[name] for fields in head if fields.get(name)] for name in columns}
-    return [name for name, texts in found.items() if texts and all(map(_is_single_quoted, texts))]
+    return [name for name, texts in found.items() if texts and all(map(is_single_quoted, texts))]
 
 
-def _is_single_quoted(text: str) -> bool:
+def is_single_quoted(text: str) -> bool:
+    """Return whether a text stands in single quotes, which belong to it: CSV quotes with double ones."""
     return len(text) > 1 and text[0] == text[-1] == "'"
-
-
-def _shown(column: str) -> str:
-    return f"texts of column {column.strip()!r}"
 
 
 def _first_file(path: Path, names: tuple[str, ...]) -> str:

@@ -20,8 +20,7 @@ READERS: Mapping[str, Callable[[Path, Encoding, str], Table | None]] = {
     ".parquet": parquet_rows.read,
     ".txt": line_pairs.read,
 }
-# suffixes of a source that is a table
-GIVEN = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet")
+GIVEN = tuple(suffix for suffix in READERS if suffix != ".txt")  # suffixes of a source that is a table
 
 
 def open_table(path: Path, encoding: Encoding, within: str) -> Table | None:

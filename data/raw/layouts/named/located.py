@@ -15,6 +15,7 @@ from data.raw.item import Item, printable
 from data.raw.layouts.named.alike import OTHERWISE
 from data.raw.layouts.tree import BESIDE, Tree, file_item
 from data.raw.opening import LEAVES, is_within
+from data.raw.tables.delimited import is_single_quoted
 
 LONGEST_PATH = 4096  # Linux's PATH_MAX
 LONGEST_BASE = 300  # characters; names of files have at most 255
@@ -54,8 +55,8 @@ def place_of(tree: Tree, table: Path, text: str) -> str:
     """Return the file of the source that a path in an unread column names, "" for none."""
     folder = str(table.parent)
     forward = _local(text, folder, str(tree.source)).replace("\\", "/")
-    for beside in (forward, *(f"{name}/{forward}" for name in BESIDE)):
-        if (name := _relative(os.path.join(folder, beside), str(tree.source))) in tree.left:
+    for beside in _beside(folder, forward):
+        if (name := _relative(beside, str(tree.source))) in tree.left:
             return name
     found = [] if tree.given else tree.alike.find(_relative(folder, str(tree.source)), forward)
     return found[0] if len(found) == 1 else ""
@@ -88,13 +89,12 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
         return path, "a URL; fetch it first (img2dataset, video2dataset), then name the file"
     if text.startswith("~"):
         return path, "'~' is not expanded in tables; write the whole path, or one relative to the table"
-    if len(text) > 1 and text[0] == text[-1] == "'":
+    if is_single_quoted(text):
         return path, "in single quotes, which belong to the name; CSV quotes with double ones"
     forward = text.replace("\\", "/")
     if forward != text and PureWindowsPath(text).drive:
         return path, "a path on a Windows drive, which is not here; write it relative to the table"
-    beside = (forward, *(f"{name}/{forward}" for name in BESIDE))
-    found = next((other for name in beside if _exists(other := os.path.join(folder, name))), "")
+    found = next(filter(_exists, _beside(folder, forward)), "")
     if found and forward != text:
         tree.findings.notes[BACKSLASHES] += 1
     if found:
@@ -107,6 +107,11 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
             tree.findings.notes[OTHERWISE] += 1
             return found, ""
     return _called_alike(tree, folder, path, forward)
+
+
+def _beside(folder: str, text: str) -> list[str]:
+    """Return where a file may lie that a table in `folder` names: beside the table, or in a folder there."""
+    return [os.path.join(folder, name) for name in (text, *(f"{name}/{text}" for name in BESIDE))]
 
 
 def _written_otherwise(folder: str, text: str) -> Iterator[str]:

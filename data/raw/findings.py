@@ -28,16 +28,17 @@ from data.raw.tables.kinds import READERS
 # Files that may hold the captions of a whole source in a form that nothing here reads, by suffix and stem.
 TEXT_FILES = (".txt", ".json", ".yaml", ".yml", ".xml", ".toml", ".arrow", ".feather")
 SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")  # tables for persons, whatever they are called
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")  # also a single file
+PACKED = (*COMPRESSED, ".7z", ".rar")
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
 CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
 A_TABLE = "a table as docs/datasets.md has it"
 WAYS = {
     **dict.fromkeys((".txt", ".lst"), "the suffix .csv or .tsv, and a first line such as path,text"),
     **dict.fromkeys(SHEETS, "saving it as .csv"),
-    **dict.fromkeys(ARCHIVES, "unpacking it"),
+    **dict.fromkeys(PACKED, "unpacking it"),
     **dict.fromkeys((".arrow", ".feather"), "writing it as .parquet"),
 }
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 MOST_SHOWN = 20  # damaged files in one message
 LOOKED_AT_FIELDS = 100  # samples whose fields are looked at
 
@@ -145,7 +146,7 @@ class Findings:
         suffix = path.suffix.lower()
         named = CAPTIONS_FILE.search(path.stem.lower())
         roles = listing_roles(begins(), suffix) if suffix in LISTINGS else set[MayMiss]()
-        if named and suffix in (*TEXT_FILES, *COMPRESSED, ".7z", ".rar"):
+        if named and suffix in (*TEXT_FILES, *PACKED):
             roles.add("text")
         if suffix in SHEETS:
             roles.add("text")

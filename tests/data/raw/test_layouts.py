@@ -194,12 +194,13 @@ def test_kohyas_metadata_names_pictures_without_suffix(tmp_path: Path) -> None:
     assert told(listing) == {"0.png": ("", "a cat"), "1.png": ("", "a dog")}
 
 
-def test_a_remark_above_the_header_hides_no_captions(tmp_path: Path) -> None:
-    table = "# made by hand\nfile_name,text\n0.png,a cat\n1.png,a dog\n"
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tab", "\t")])
+def test_a_remark_above_the_header_hides_no_captions(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    table = "# made by hand\nfile_name,text\n0.png,a cat\n1.png,a dog\n".replace(",", delimiter)
     with pytest.raises(
-        UserError, match=r"no sample has a caption.*the file metadata\.csv; a first line such"
+        UserError, match=rf"no sample has a caption.*the file metadata\.{suffix}; a first line such"
     ):
-        listed(tmp_path, {**pictures("0.png", "1.png"), "metadata.csv": table})
+        listed(tmp_path, {**pictures("0.png", "1.png"), f"metadata.{suffix}": table})
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,10 @@ def test_masks_controls_and_lists_of_trainers_are_no_samples(tmp_path: Path) -> 
 def test_a_table_may_lie_beside_the_folder_of_its_files(tmp_path: Path) -> None:
     """OpenVid has `data/train/OpenVid-1M.csv` and `video/`."""
     files = {**pictures("video/0.png"), "data/train/openvid.csv": "video,caption\n0.png,a man\n"}
-    assert [(i.name, i.text) for i in listed(tmp_path, files).items] == [("video/0.png", "a man")]
+    assert [(i.name, i.text) for i in listed(tmp_path / "a", files).items] == [("video/0.png", "a man")]
+    table = "video,caption,control\n0.png,a man,./0_pose.png\n"
+    files |= {**pictures("pose/0_pose.png"), "data/train/openvid.csv": table}
+    assert [(i.name, i.text) for i in listed(tmp_path / "b", files).items] == [("video/0.png", "a man")]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,7 @@ def test_a_table_may_lie_beside_the_folder_of_its_files(tmp_path: Path) -> None:
         ("data.xls", "", r"the file data.xls; saving it as .csv"),
         ("list.csv.zip", "", r"the file list.csv.zip; unpacking list.csv.zip"),
         ("captions.zip", "", r"the file captions.zip; unpacking it"),
+        ("captions.tar.gz", "", r"the file captions.tar.gz; unpacking it"),
         ("list.yaml", "- path: 0.png\n  caption: a cat\n", r"the file list.yaml"),
         ("list.xml", '<image name="0.png"><caption>a</caption></image>', r"the file list.xml"),
     ],

@@ -58,7 +58,7 @@ def place_of(tree: Tree, table: Path, text: str) -> str:
     for beside in _beside(folder, forward):
         if (name := _relative(beside, str(tree.source))) in tree.left:
             return name
-    found = [] if tree.given else tree.alike.find(_relative(folder, str(tree.source)), forward)
+    found = _alike(tree, folder, forward)
     return found[0] if len(found) == 1 else ""
 
 
@@ -128,15 +128,20 @@ def _written_otherwise(folder: str, text: str) -> Iterator[str]:
 
 def _called_alike(tree: Tree, folder: str, path: str, text: str) -> tuple[str, str]:
     """Say which file of the source is called alike, and why none is taken if several are."""
-    if tree.given or os.path.isabs(text) or ".." in text.split("/"):
-        return path, ""
-    wanted = text.removeprefix("./")
-    names = tree.alike.find(_relative(folder, str(tree.source)), wanted) or tree.alike.find("", wanted)
+    names = _alike(tree, folder, text)
     if len(names) == 1:
         tree.findings.notes[OTHERWISE] += 1
         return os.path.join(tree.source, names[0]), ""
     several = f"not there, and {len(names)} files are called so: {', '.join(map(printable, names[:3]))}"
     return path, several if names else ""
+
+
+def _alike(tree: Tree, folder: str, text: str) -> list[str]:
+    """Return the files of the source that are called as a path says: those below the table, else all."""
+    if tree.given or os.path.isabs(text) or ".." in text.split("/"):
+        return []
+    wanted = text.removeprefix("./")
+    return tree.alike.find(_relative(folder, str(tree.source)), wanted) or tree.alike.find("", wanted)
 
 
 def _exists(path: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from data.raw.annotations.roles import is_nothing
 from data.raw.layouts.tree import Tree, beginning
+from data.raw.tables.delimited import TABBED
 from data.raw.tables.rows import Table
 
 HEADER = "path,text (or path,label)"  # what a table without names of columns lacks
@@ -27,7 +28,7 @@ def note_nameless(tree: Tree, table: Table, name: str) -> None:
         if column != about:
             way = way or f"columns.path=NAME (the column of {name} with the files)"
             tree.findings.add_column(name, column, found, way=way, is_about_pictures=bool(about))
-    if len(values) == 1 and name.lower().endswith((".csv", ".tsv")):  # a remark may stand above the header
+    if len(values) == 1 and name.lower().endswith((".csv", *TABBED)):  # a remark may stand above the header
         tree.findings.add_listing(name, beginning(tree, name), f"a first line such as {HEADER} in {name}")
 
 

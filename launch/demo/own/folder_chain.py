@@ -15,6 +15,7 @@ from launch.demo.stages import Command, Stage
 
 if TYPE_CHECKING:
     from data.dataset.index import Dataset
+    from data.raw.ingest import Listing
     from launch.demo.own.choice import Choice
 
 HELD_OUT = 0.1
@@ -47,7 +48,7 @@ class OwnChain(Chain):
         return chosen and (not needs_latents or self.at(f"latents/{MANIFEST}").exists())
 
     def shard(self) -> Sequence[Command]:
-        if not self._holds_out():
+        if not _holds_out(self._listing()):
             return [self.command("shard", "shards", MANIFEST, {"source": self.source}), self.sheet()]
         parts = {"shards": "train", "heldout": "held_out"}
         packed = [
@@ -56,16 +57,13 @@ class OwnChain(Chain):
         ]
         return [*packed, self.sheet()]
 
-    def _holds_out(self) -> bool:
-        """Return whether the folder has enough samples to keep some from training."""
+    def _listing(self) -> Listing:
         from data.raw.ingest import list_source
-        from tools.shard.holding_out import count_held_out
 
-        return count_held_out(list_source(Path(self.source)), HELD_OUT) >= FEWEST_HELD_OUT
+        return list_source(Path(self.source))
 
     def foresee(self) -> list[str]:
         """Say what was chosen for the folder in this output, or what would be now."""
-        from data.raw.ingest import list_source
         from launch.demo.own.foresight import foresee
         from launch.demo.own.settling import read_settled
         from tools.shard.holding_out import part_of
@@ -73,8 +71,8 @@ class OwnChain(Chain):
         settled = read_settled(self.output)
         if settled is not None and settled["minutes"] == self.minutes:
             return [*settled["said"], *settled["limits"]]
-        listing = list_source(Path(self.source))
-        if self._holds_out():
+        listing = self._listing()
+        if _holds_out(listing):
             listing = part_of(listing, "train", HELD_OUT)
         ranks = 1 if self.tiny else self.processes
         return foresee(listing, self.minutes, ranks, tiny=self.tiny, text_encoder=self.text_encoder)
@@ -194,6 +192,13 @@ class OwnChain(Chain):
         from data.dataset.index import Dataset
 
         return Dataset(self.at("shards"))
+
+
+def _holds_out(listing: Listing) -> bool:
+    """Return whether a folder has enough samples to keep some from training."""
+    from tools.shard.holding_out import count_held_out
+
+    return count_held_out(listing, HELD_OUT) >= FEWEST_HELD_OUT
 
 
 def _words(shapes: list[list[int]]) -> str:

@@ -19,6 +19,7 @@ from launch.demo.own.step_times import (
     encoder_step,
     latents_of,
     network_of,
+    pixel_count,
     shares_of,
     train_step,
 )
@@ -72,6 +73,11 @@ class Choice(TypedDict):
     wanted: bool
 
 
+def shapes_of(choice: Choice) -> list[Bucket]:
+    """Return the shapes that are trained on."""
+    return [Bucket(*shape) for shape in choice["shapes"]]
+
+
 def precision_of(device: str) -> str:
     """Return the precision to train in: on CPUs bf16 is slower than fp32 (docs/demo.md)."""
     return "bf16" if device == "cuda" else "fp32"
@@ -117,7 +123,7 @@ def _try(folder: Folder, speed: Speed, seconds: float, resolution: int, frames: 
     taken = counts[model][1]  # samples of a step
     used = max(1, len(folder.media))
     train_steps = min(steps[model], max(TRAIN_STEPS, int(MOST_PASSES * used / taken)))
-    largest = max(shape.frames * shape.height * shape.width for shape in shapes)
+    largest = max(map(pixel_count, shapes))
     fits = ENCODER_BYTES * largest <= speed.memory
     wanted = fits and encoder_steps >= ENCODER_STEPS and steps[least] >= TRAIN_STEPS
     images, clip_count = _counts(model, shapes, speed, SAMPLE_SHARE * seconds, guided=folder.classes > 1)

@@ -17,9 +17,9 @@ from data.order.buckets import Bucket, BucketConfig
 from data.raw.decoding import pixels_of
 from data.raw.ingest import Listing
 from data.raw.item import Item
-from launch.demo.own.choice import ENCODER_BYTES, STARTS_S, Choice, Folder
+from launch.demo.own.choice import ENCODER_BYTES, STARTS_S, Choice, Folder, shapes_of
 from launch.demo.own.settling import SLOW, chosen
-from launch.demo.own.step_times import Speed, encoder_step, shares_of, train_step
+from launch.demo.own.step_times import Speed, encoder_step, pixel_count, shares_of, train_step
 from launch.demo.own.telling import limits, tell
 
 MOST, LONGEST_S = 256, 20.0  # samples that are looked at, and for how long
@@ -103,8 +103,8 @@ def _stands_for(looked: Looked, tried: int, samples: int) -> str:
 
 
 def _memory(choice: Choice, speed: Speed) -> str:
-    shape = max((Bucket(*shape) for shape in choice["shapes"]), key=lambda s: s.frames * s.height * s.width)
-    one = ENCODER_BYTES * shape.frames * shape.height * shape.width
+    shape = max(shapes_of(choice), key=pixel_count)
+    one = ENCODER_BYTES * pixel_count(shape)
     return (
         f"memory of a rank: about {size(one)} for each sample of {shape} that the autoencoder takes at once, "
         f"of {size(speed.memory)} that it may take; how many it takes is measured when it starts"
@@ -113,7 +113,7 @@ def _memory(choice: Choice, speed: Speed) -> str:
 
 def _times(choice: Choice, folder: Folder, speed: Speed, minutes: float) -> str:
     """Say how the minutes are divided among the stages, by the measured rates."""
-    shapes = [Bucket(*shape) for shape in choice["shapes"]]
+    shapes = shapes_of(choice)
     weights, sizes = shares_of(shapes), (choice["width"], choice["depth"], choice["heads"])
     encoder = choice["encoder_steps"] * encoder_step(shapes, weights, speed)
     denoiser = choice["train_steps"] * train_step(sizes, shapes, weights, speed)[0]

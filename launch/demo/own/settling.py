@@ -13,9 +13,9 @@ from core.progress import say
 from core.reading import json_files
 from data.dataset.index import Dataset
 from data.media.formats import DEFAULT_LIMITS
-from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, is_image
+from data.order.buckets import NO_BUCKET, BucketConfig, assign, is_image
 from data.raw.decoding import read_pixels
-from launch.demo.own.choice import Choice, Folder, choose
+from launch.demo.own.choice import Choice, Folder, choose, shapes_of
 from launch.demo.own.kept import CHOICE
 from launch.demo.own.step_times import Speed, shares_of, train_step
 from launch.demo.own.telling import limits, tell
@@ -77,7 +77,7 @@ def chosen(folder: Folder, speed: Speed, minutes: float, *, tiny: bool) -> Choic
     if tiny:
         choice["encoder_steps"] = choice["train_steps"] = TINY_STEPS
         sizes = choice["width"], choice["depth"], choice["heads"] = 32, 2, 2
-        shapes = [Bucket(*shape) for shape in choice["shapes"]]
+        shapes = shapes_of(choice)
         taken = train_step(sizes, shapes, shares_of(shapes), speed)[1]  # samples
         choice["passes"] = round(TINY_STEPS * taken / max(1, len(folder.media)), 1)
         choice["images"], choice["clips"] = (
@@ -94,7 +94,7 @@ def read_settled(output: Path) -> Settled | None:
 
 def most_common(dataset: Dataset, choice: Choice, *, clip: bool) -> tuple[int, int, int]:
     """Return the shape of images, or of clips, that most samples are brought to."""
-    shapes = [Bucket(*shape) for shape in choice["shapes"]]
+    shapes = shapes_of(choice)
     column = assign(np.asarray(dataset.media), shapes, BucketConfig(fps=choice["fps"]))
     counts = np.bincount(column, minlength=NO_BUCKET + 1)
     of_kind = [number for number, shape in enumerate(shapes) if (shape.frames > 1) == clip]

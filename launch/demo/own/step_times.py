@@ -45,7 +45,7 @@ def shares_of(shapes: Sequence[Bucket]) -> list[float]:
 
 def encoder_step(shapes: Sequence[Bucket], weights: Sequence[float], speed: Speed) -> float:
     """Return the seconds of a step of the autoencoder."""
-    pixels = [shape.frames * shape.height * shape.width for shape in shapes]
+    pixels = list(map(pixel_count, shapes))
     multiple = group_multiple(speed.ranks)
     config = GroupConfig(group_size=ENCODER_GROUP, rank_multiple=multiple, cost_quadratic=0.0)
     sizes = group_sizes([max(1, count // 256) for count in pixels], config)
@@ -68,6 +68,11 @@ def train_step(
     groups = groups_of_step(shapes)
     time = sum(n * f * w for n, f, w in zip(sizes, flops, weights, strict=True)) / speed.flops
     return groups * time / EFFICIENCY, groups * sum(n * w for n, w in zip(sizes, weights, strict=True))
+
+
+def pixel_count(shape: Bucket) -> int:
+    """Return the pixels of a sample, of all its frames."""
+    return shape.frames * shape.height * shape.width
 
 
 def groups_of_step(shapes: Sequence[Bucket]) -> int:

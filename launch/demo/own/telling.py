@@ -9,7 +9,7 @@ import numpy as np
 from core.progress import counted
 from data.order.buckets import Bucket, BucketConfig, assign, is_image
 from data.order.usage import usage_lines
-from launch.demo.own.choice import ENCODER_STEPS, TRAIN_STEPS, Choice, Folder
+from launch.demo.own.choice import ENCODER_STEPS, TRAIN_STEPS, Choice, Folder, shapes_of
 from launch.demo.own.kept import can_read_words
 from launch.demo.own.shapes import treatment
 from launch.demo.own.step_times import COMPRESSION, Speed
@@ -19,7 +19,7 @@ def tell(folder: Folder, choice: Choice, speed: Speed, minutes: float, *, text_e
     """Return the lines on what is trained, and on what is cropped, enlarged and left out."""
     media = folder.media
     images = int(is_image(media).sum())
-    shapes = [Bucket(*shape) for shape in choice["shapes"]]
+    shapes = shapes_of(choice)
     width, height = (int(np.median(media[side])) for side in ("width", "height"))
     return [
         f"the folder: {counted(images, 'image')}, {counted(len(media) - images, 'video')}, "

@@ -68,13 +68,14 @@ class Config:
 
     def _require_sound_folders(self) -> None:
         """Refuse at once what a stage would refuse after minutes of work."""
-        source, encoder = Path(self.source).resolve(), Path(self.text_encoder)
-        if self.source and source.is_dir() and Path(self.output).resolve().is_relative_to(source):
-            raise UserError("output", self.output, f"a folder outside of the source {self.source}")
-        places = encoder, encoder / "text_encoder"
-        if self.text_encoder and not any((place / "config.json").is_file() for place in places):
-            expected = "a folder with config.json, or with text_encoder/config.json"
-            raise UserError("text_encoder", self.text_encoder, f"{expected}{instead(encoder)}")
+        if self.source:
+            from tools.shard.config import require_outside
+
+            require_outside(self.output, self.source)
+        if self.text_encoder:
+            from models.text.encoders import folder_of
+
+            folder_of(Path(self.text_encoder))
 
     def chain(self) -> Chain:
         """Return the stages that this demo is made of."""

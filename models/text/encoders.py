@@ -81,16 +81,22 @@ class TextEncoder(nn.Module):
         }
 
 
+def folder_of(folder: Path) -> Path:
+    """Return where the text encoder lies: in `folder` or its `text_encoder/`; UserError if in neither."""
+    place = next((p for p in (folder, folder / "text_encoder") if (p / CONFIG).is_file()), None)
+    if place is None:
+        expected = f"a folder with {CONFIG}, or with text_encoder/{CONFIG}{instead(folder)}"
+        raise UserError("text_encoder", folder, expected)
+    return place
+
+
 def load(folder: Path, tokens: int = 0) -> TextEncoder:
     """Load the text encoder in `folder`, or in `text_encoder/` of a pipeline's folder, with its tokenizer.
 
     tokens: most tokens of a text; 0 takes the tokenizer's own limit.  The tokenizer is in the same folder, or
     in `tokenizer/` beside it.  UserError where there is none of a known class, WorkError if it is damaged.
     """
-    place = next((p for p in (folder, folder / "text_encoder") if (p / CONFIG).is_file()), None)
-    if place is None:
-        expected = f"a folder with {CONFIG}, or with text_encoder/{CONFIG}{instead(folder)}"
-        raise UserError("text_encoder", folder, expected)
+    place = folder_of(folder)
     named = class_named_in(place)
     if named not in CLASSES:
         raise UserError("text_encoder", named, f"one of {', '.join(CLASSES)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from core.config.settings import REQUIRED, setting
@@ -86,3 +87,9 @@ class Config:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", self.name):
             raise UserError("name", self.name, "letters, digits, - and _")
+
+
+def require_outside(output: str | Path, source: str | Path) -> None:
+    """Raise UserError where the output lies in the folder that is packed into it."""
+    if Path(source).is_dir() and Path(output).resolve().is_relative_to(Path(source).resolve()):
+        raise UserError("output", output, f"a folder outside of the source {source}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from core.config.sections import section
 from core.config.yaml_files import read_recorded
-from core.errors import UserError
 from core.progress import Progress, counted, say
 from core.queue import full_disk
 from core.queue.pool import each
@@ -17,7 +16,7 @@ from core.run.claim import claim
 from core.run.folder import CONFIG
 from data.dataset.schema import MANIFEST, QUARANTINE
 from data.raw.rules import SourceRules
-from tools.shard.config import Config
+from tools.shard.config import Config, require_outside
 
 if TYPE_CHECKING:
     from data.dataset.manifest import DatasetManifest
@@ -125,8 +124,7 @@ def _listing(source: Path, output: Path, rules: SourceRules) -> Listing:
     """List the source; UserError if it is of no use."""
     from data.raw.ingest import list_source
 
-    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
-        raise UserError("output", output, f"a folder outside of the source {source}")
+    require_outside(output, source)
     return list_source(source, replace(rules, captions=rules.captions.strip().removeprefix(".")))
 
 

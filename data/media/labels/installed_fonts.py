@@ -36,11 +36,6 @@ _PLAIN = re.compile(r"regular|book|roman|normal", re.I)  # styles
 _SPECIAL = re.compile(r"serif|mono|emoji|color|symbol|math", re.I)  # families
 
 
-def font_of(letters: frozenset[str]) -> Font | None:
-    """Return the first font that has all of these letters; None where none has."""
-    return next((_font(place) for place in _places() if all(_has(place, each) for each in letters)), None)
-
-
 def fonts_for(text: str) -> list[tuple[Font, str]]:
     """Return parts of a text in the order in which they stand from left to right, each with its font.
 
@@ -49,18 +44,18 @@ def fonts_for(text: str) -> list[tuple[Font, str]]:
     """
     if any(map(_is_shaped, text)) and not _can_shape():
         return []
-    if (whole := font_of(frozenset(filter(_is_drawn, text)))) is not None:
-        return [(whole, text)]
-    parts: list[tuple[Font, str]] = []
+    if (whole := _place_of(text)) is not None:
+        return [(_font(whole), text)]
+    parts: list[tuple[str, str]] = []  # file of a font, and letters
     for letter in text:
-        if parts and (not _is_drawn(letter) or _font_has(parts[-1][0], letter)):
+        if parts and (not _is_drawn(letter) or _has(parts[-1][0], letter)):
             parts[-1] = (parts[-1][0], parts[-1][1] + letter)
-        elif (font := font_of(frozenset(letter) if _is_drawn(letter) else frozenset())) is not None:
-            parts.append((font, letter))
+        elif (place := _place_of(letter)) is not None:
+            parts.append((place, letter))
         else:
             return []
     is_leftward = next((way != "L" for each in text if (way := _way(each))), False)
-    return parts[::-1] if is_leftward else parts
+    return [(_font(place), part) for place, part in (parts[::-1] if is_leftward else parts)]
 
 
 @cache
@@ -69,6 +64,12 @@ def own_font(size: int = SIZE) -> Font:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
+
+
+def _place_of(text: str) -> str | None:
+    """Return the first of the places whose font has all letters of a text; None where none has."""
+    letters = set(filter(_is_drawn, text))
+    return next((place for place in _places() if all(_has(place, each) for each in letters)), None)
 
 
 def _places() -> Iterator[str]:
@@ -118,11 +119,10 @@ def _opened(place: str) -> tuple[Font, FreeTypeFont] | None:
         return None
 
 
-def _font(place: str) -> Font | None:
-    if not place:
-        return own_font()
-    opened = _opened(place)
-    return opened[0] if opened is not None else None
+def _font(place: str) -> Font:
+    """Return the font of a place that has letters."""
+    opened = _opened(place) if place else None
+    return own_font() if opened is None else opened[0]
 
 
 @cache
@@ -135,10 +135,6 @@ def _has(place: str, letter: str) -> bool:
         return bytes(font.getmask(letter)) != bytes(font.getmask(NO_LETTER))
     except OSError:  # the font is damaged at that letter
         return False
-
-
-def _font_has(font: Font, letter: str) -> bool:
-    return any(_has(place, letter) for place in _places() if _font(place) is font)
 
 
 def _is_drawn(letter: str) -> bool:

@@ -13,16 +13,8 @@ def tiff(strips: list[bytes], bits: int, channels: int, *, planes: bool = False,
     """Return a TIFF of 64 x 48 uncompressed pixels, little-endian. form: of samples, 2 being signed."""
     entries = {256: (64,), 257: (48,), 258: (bits,) * channels, 259: (1,), 262: (2 if channels == 3 else 1,)}
     entries |= {277: (channels,), 278: (48,), 284: (1 + planes,), 339: (form,) * channels}
-    entries |= {273: (0,) * len(strips), 279: tuple(map(len, strips))}
-    table, more, end = b"", b"", 8 + 2 + 12 * len(entries) + 4
-    starts = [end + 64 + sum(map(len, strips[:k])) for k in range(len(strips))]
-    for tag, values in sorted((entries | {273: tuple(starts)}).items()):
-        packed = struct.pack(f"<{len(values)}I", *values)
-        place = packed if len(values) == 1 else struct.pack("<I", end + len(more))
-        table += struct.pack("<HHI", tag, 4, len(values)) + place
-        more += packed if len(values) > 1 else b""
-    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4)
-    return head + more.ljust(64, b"\0") + b"".join(strips)
+    entries |= {279: tuple(map(len, strips))}
+    return _tiff_of(entries, 273, strips, "<")
 
 
 def tiled_tiff(
@@ -30,18 +22,23 @@ def tiled_tiff(
 ) -> bytes:
     """Return a TIFF of uint16 (H, W, C) in square tiles that divide it. photometric: 0 is white as 0."""
     height, width, channels = codes.shape
-    parts = [
+    tiles = [
         codes[y : y + side, x : x + side].astype(f"{order}u2").tobytes()
         for y in range(0, height, side)
         for x in range(0, width, side)
     ]
-    count = len(parts)
     entries = {256: (width,), 257: (height,), 258: (16,) * channels, 259: (1,), 262: (photometric,)}
-    entries |= {274: (orientation,), 277: (channels,), 322: (side,), 323: (side,), 324: (0,) * count}
-    entries |= {325: tuple(map(len, parts))}
+    entries |= {274: (orientation,), 277: (channels,), 322: (side,), 323: (side,)}
+    entries |= {325: tuple(map(len, tiles))}
+    return _tiff_of(entries, 324, tiles, order)
+
+
+def _tiff_of(entries: dict[int, tuple[int, ...]], places: int, parts: list[bytes], order: str) -> bytes:
+    """Return a TIFF of tags and parts of its pixels. places: the tag that says where the parts lie."""
+    entries = entries | {places: (0,) * len(parts)}
     end = 8 + 2 + 12 * len(entries) + 4
-    more = 4 * sum(len(values) for values in entries.values() if len(values) > 1)
-    entries[324] = tuple(end + more + sum(map(len, parts[:k])) for k in range(count))
+    begin = end + 4 * sum(len(values) for values in entries.values() if len(values) > 1)
+    entries[places] = tuple(begin + sum(map(len, parts[:k])) for k in range(len(parts)))
     table, values_apart = b"", b""
     for tag, values in sorted(entries.items()):
         packed = struct.pack(f"{order}{len(values)}I", *values)

@@ -19,8 +19,16 @@ from launch import local
 from tests.core import toy_run
 
 
-def start(folder: Path, script: str, *arguments: str, processes: int = 2) -> int:
-    return local.start([sys.executable, "-c", script, *arguments], processes, folder, "job")
+def start(
+    folder: Path,
+    script: str,
+    *arguments: str,
+    processes: int = 2,
+    shares: bool = False,
+    together: bool = False,
+) -> int:
+    command = [sys.executable, "-c", script, *arguments]
+    return local.start(command, processes, folder, "job", shares=shares, together=together)
 
 
 @pytest.mark.multiprocess
@@ -282,8 +290,7 @@ sys.exit(status)
 def test_ranks_that_share_work_outlive_one_another_but_a_refused_config(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], status: int, others: int, expected: int
 ) -> None:
-    command = [sys.executable, "-c", ONE_FAILS, str(tmp_path), str(status), str(others)]
-    assert local.start(command, 2, tmp_path, "job", shares=True) == expected
+    assert start(tmp_path, ONE_FAILS, str(tmp_path), str(status), str(others), shares=True) == expected
     assert (tmp_path / "done").exists() == (status != 2)
     said = capfd.readouterr().err
     assert said == (
@@ -296,12 +303,10 @@ def test_a_rank_that_is_killed_ends_those_that_compute_with_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     script = """
-import os, signal, sys, time
-from pathlib import Path
+import os, signal, time
 if os.environ["RANK"] == "0":
     time.sleep(100)  # as in a collective
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    command = [sys.executable, "-c", script]
-    assert local.start(command, 2, tmp_path, "job", shares=True, together=True) == 137
+    assert start(tmp_path, script, shares=True, together=True) == 137
     assert "rank 1 was ended by SIGKILL" in capfd.readouterr().err

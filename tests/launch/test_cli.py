@@ -18,6 +18,7 @@ from core.errors import EndedEarly, UserError, WorkError
 from core.root import ROOT
 from launch import arguments, cli, jobs
 from tests.data.samples import image_folder
+from tests.fresh_python import imported_by
 from tests.integration.recipe_cache import make_recipe_cache
 from tools.runs import run_hours
 
@@ -227,27 +228,16 @@ def test_help_lists_the_jobs_a_line_each(capsys: pytest.CaptureFixture[str], wor
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from launch.cli import main; main(['--help'])\n"
-        "heavy = {'torch', 'numpy', 'omegaconf', 'deepspeed', 'PIL', 'av', 'webdataset'} & set(sys.modules)\n"
-        "sys.exit(f'imported: {heavy}' if heavy else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    modules, said = imported_by("from launch.cli import main; main(['--help'])")
+    heavy = {"torch", "numpy", "omegaconf", "deepspeed", "PIL", "av", "webdataset"}
+    assert (modules & heavy, said) == (set(), "")
 
 
 def test_packing_imports_no_torch(tmp_path: Path) -> None:
     image_folder(tmp_path / "in")
-    code = (
-        "import sys; from launch.cli import main; status = main(sys.argv[1:])\n"
-        "heavy = {'torch', 'deepspeed', 'webdataset'} & set(sys.modules)\n"
-        "sys.exit(f'imported: {heavy}' if heavy else status)"
-    )
-    words = ["shard", str(tmp_path / "in"), f"output={tmp_path / 'out'}"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    code = "from launch.cli import main; assert main(sys.argv[1:]) == 0"
+    modules, _ = imported_by(code, "shard", str(tmp_path / "in"), f"output={tmp_path / 'out'}")
+    assert modules & {"torch", "deepspeed", "webdataset"} == set()
 
 
 def test_a_foreign_core_is_refused_with_both_places(tmp_path: Path) -> None:

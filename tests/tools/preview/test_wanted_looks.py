@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from tests.fresh_python import imported_by
 
 
 def test_what_makes_samples_is_imported_only_where_a_look_is_asked_for() -> None:
-    program = (
-        "import sys\n"
-        "import tools.train.claimed_run\n"
-        "print([name for name in sys.modules if name.startswith(('tools.evaluate.', 'tools.preview.s'))])"
-    )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    modules, _ = imported_by("import tools.train.claimed_run")
+    assert [name for name in modules if name.startswith(("tools.evaluate.", "tools.preview.s"))] == []

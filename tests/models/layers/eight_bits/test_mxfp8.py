@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -16,9 +14,9 @@ from torch import Tensor, nn
 from core.engine.compiling import compile_blocks
 from core.engine.config import EngineConfig
 from core.errors import UserError
-from core.root import ROOT
 from models.layers.eight_bits import kinds
 from models.layers.eight_bits.kinds import use_eight_bits
+from tests.fresh_python import imported_by
 from tests.models.layers.eight_bits.small_dit import (
     CPU,
     checkpointed_by,
@@ -149,12 +147,8 @@ def test_a_width_that_blocks_do_not_divide_is_refused(layers: type[nn.Linear]) -
 
 
 def test_nothing_else_imports_torchao() -> None:
-    text = "import sys, launch.cli, tools.train.claimed_run; print('torchao' in sys.modules)"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    found = subprocess.run(
-        [sys.executable, "-c", text], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
-    )
-    assert found.stdout.strip() == "False", found.stderr
+    modules, _ = imported_by("import launch.cli, tools.train.claimed_run")
+    assert "torchao" not in modules
 
 
 @pytest.mark.cuda

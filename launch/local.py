@@ -47,8 +47,9 @@ def run_on_ranks(job: Job, config: Any) -> int:
         command = [sys.executable, "-P", "-m", "launch", job.name, str(file)]
         done = Path(config.output) / job.done
         together = getattr(config, "sequence_parallel", 1) > 1
-        known = config.processes, Path(folder), job.name, done
-        return start(command, *known, shares=job.shares, together=together)
+        return start(
+            command, config.processes, Path(folder), job.name, done, shares=job.shares, together=together
+        )
 
 
 def start(

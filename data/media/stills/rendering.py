@@ -16,6 +16,7 @@ from data.media.stills.still import Still
 
 Pixels = NDArray[np.uint8]
 Codes = TypeVar("Codes", NDArray[np.uint8], NDArray[np.uint16])
+_UNDONE_BY = {6: 8, 8: 6}  # quarter turns of EXIF; the other orientations undo themselves
 
 
 def read_still(still: Still, mode: ColourMode) -> Pixels:
@@ -72,7 +73,8 @@ def is_hdr(still: Still) -> bool:
 def deep_codes(still: Still) -> np.ndarray | None:
     """Return uint16 (H, W, C), full range, of pictures with more than 8 bits a channel; None for others.
 
-    They are not turned yet. None too where FFmpeg does not read them; of these Pillow reads 8 bits.
+    They are not turned yet. None too where neither FFmpeg nor `deep_tiff` reads them; of these Pillow reads
+    8 bits.
     """
     if still.codes is not None:
         return still.codes
@@ -85,10 +87,8 @@ def deep_codes(still: Still) -> np.ndarray | None:
         return None
     if still.suffix == "tif" and not is_for_ffmpeg(still.data, still.image.tag_v2):
         codes = read_deep_tiff(still.data, still.image.tag_v2) if still.depth == 16 else None
-        # Pillow turns it, and so do those who get it
-        return (
-            None if codes is None else turned(codes, {6: 8, 8: 6}.get(still.orientation, still.orientation))
-        )
+        turned_back = _UNDONE_BY.get(still.orientation, still.orientation)  # Pillow has turned it
+        return None if codes is None else turned(codes, turned_back)
     width, height = still.image.size
     is_turned = still.is_turned_by_pillow and still.orientation >= 5
     return read_codes(still.data, still.suffix, (height, width) if is_turned else (width, height))

@@ -94,18 +94,18 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
     forward = text.replace("\\", "/")
     if forward != text and PureWindowsPath(text).drive:
         return path, "a path on a Windows drive, which is not here; write it relative to the table"
-    found = next(filter(_exists, _beside(folder, forward)), "")
+    places = _beside(folder, forward)
+    found = next(filter(_exists, places), "")
     if found and forward != text:
         tree.findings.notes[BACKSLASHES] += 1
     if found:
         return found, ""
-    others = [*_written_otherwise(folder, forward)]
+    others = [os.path.join(folder, name) for name in _written_otherwise(folder, forward)]
     if tree.given and not forward.lower().endswith(MEDIA_SUFFIXES):
-        others += [f"{name}{suffix}" for name in beside for suffix in _SUFFIXES]
-    for other in others:
-        if _exists(found := os.path.join(folder, other)):
-            tree.findings.notes[OTHERWISE] += 1
-            return found, ""
+        others += [f"{place}{suffix}" for place in places for suffix in _SUFFIXES]
+    if found := next(filter(_exists, others), ""):
+        tree.findings.notes[OTHERWISE] += 1
+        return found, ""
     return _called_alike(tree, folder, path, forward)
 
 

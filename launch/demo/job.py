@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 from core.config.settings import setting
 from core.errors import UserError
 from core.progress import duration, say
-from core.reading.instead import instead
 from core.run.claim import claim
 from core.run.folder import SCORES
 from launch.demo.chain import Chain

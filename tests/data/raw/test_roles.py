@@ -28,13 +28,16 @@ NAMES = {
     "label": "label",
     "class": "class class_name category cls",
 }
-WORDS = r"nan NaN NAN <NA> None NULL null -nan #N/A N/A n/a \N"
+WORDS = (
+    r"nan NaN NAN -nan -NaN 1.#QNAN -1.#IND <NA> NA N/A n/a #NA None NULL null \N undefined [] {} () [None] "
+    """[nan] '' "" #N/A #NULL! #REF! #VALUE! #NAME? #DIV/0! #NUM!"""
+)
 PROGRAMS = "py pyc pyd so dll exe sh js svg pickle pkl pt pth ckpt bin npy npz safetensors"
 
 
 def test_names_are_those_that_are_promised() -> None:
     assert {role: " ".join(names) for role, names in USUAL.items()} == NAMES
-    assert set(WORDS.split()) == NOTHING
+    assert {*WORDS.split(), "#N/A N/A"} == NOTHING
     assert set(PROGRAMS.split()) == NO_TEXT
     assert MAY_MISS == ("text", "label")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -26,6 +27,28 @@ def gather_to_first(value: Any, group: Group = None) -> list[Any]:
     A rank is sent those of its part of the tree, log2(ranks) / 2 on the mean (`core/distributed/tree.py`).
     """
     return waiting.exchange([value], joined, group, to_all=False) or []
+
+
+def first_of_ranks(values: Sequence[Any], most: int) -> tuple[list[Any], int]:
+    """Return the first `most` of all ranks' small, plain values, in rank order, and how many there are in all
+    (collective).
+    """
+    found: tuple[list[Any], int] = waiting.exchange(
+        (list(values[:most]), len(values)),
+        lambda parts: (joined([some for some, _ in parts])[:most], sum(count for _, count in parts)),
+    )
+    return found
+
+
+def tally_of_ranks(values: Iterable[str]) -> Counter[str]:
+    """Return how often each value occurs among those of all ranks, which are of few kinds (collective)."""
+    found: Counter[str] = waiting.exchange(Counter(values), lambda parts: sum(parts, Counter()))
+    return found
+
+
+def least_of_ranks(value: Any) -> Any:
+    """Return the least of all ranks' small, plain values (collective)."""
+    return waiting.exchange(value, min)
 
 
 def first_problem(text: str, group: Group = None) -> tuple[int, str] | None:

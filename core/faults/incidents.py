@@ -22,7 +22,7 @@ from core.errors import WorkError
 from core.faults.failpoints import failpoint
 from core.faults.spikes import SpikeGuard
 from core.metrics.record_writer import RecordWriter
-from core.progress import say
+from core.progress import counted, say
 from core.run.folder import INCIDENTS
 
 
@@ -143,9 +143,12 @@ class Incidents:
         whose = f" of {first['network']}" if "network" in first else ""
         named = [f"{s['id']} of {s['source']}" if "source" in s else str(s["id"]) for s in first["samples"]]
         samples = f"samples {', '.join(named[:4])}"
-        where = f"first in the {direction} pass of {module}{whose}, rank {first['rank']}, {samples}"
+        count = first.get("of_ranks", len({one["rank"] for one in found}))
+        others = f", and on {counted(count - 1, 'other rank')}" if count > 1 else ""
+        where = f"first in the {direction} pass of {module}{whose}, rank {first['rank']}, {samples}{others}"
         if not module:  # then it is not known which rank it was
-            where = f"but were when it was repeated; its samples are in {self.path}"
+            some = f"those of {len(found)} of {count} ranks" if "of_ranks" in first else "its samples"
+            where = f"but were when it was repeated; {some} are in {self.path}"
         say(f"warning: step {step} was skipped on all ranks: its gradients are not finite ({where})")
         self._record({"kind": "skipped", "step": step, "culprits": found})
 

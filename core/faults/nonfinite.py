@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from core.batch import Batch
-from core.distributed import ranks
+from core.distributed.outcomes import first_of_ranks
 from core.engine.engine import Engine
 from core.engine.restoring import dry_step, evaluating
 from core.losses import Losses
 from core.metrics.step_sums import DECILES
 
-MAX_SAMPLES = 32  # the most samples of one rank in the record
+MAX_RANKS, MAX_SAMPLES = 8, 32  # the most ranks in the record, and the most samples of each
 
 Loss = Callable[[Batch], Losses]
 
@@ -30,27 +30,29 @@ def find_nonfinite(engine: Engine, loss: Loss, micro_batches: Sequence[Batch]) -
 
     Returns one entry for each guilty rank: rank, module, pass ("forward" or "backward") and samples (id,
     decile of the noise level, and source where there are several). Where the repetition is finite throughout,
-    all ranks are listed with module and pass None and all their samples.
+    ranks are listed with module and pass None and their samples. Of more than MAX_RANKS ranks the first are
+    there, and in each entry `of_ranks`, how many there would be: a record does not grow with the world.
     """
     with torch.compiler.set_stance("force_eager"):
         with evaluating(engine, training=True):
-            guilty, everything = _gather(engine, [_look_forward(engine, loss, b) for b in micro_batches])
+            found = [_look_forward(engine, loss, batch) for batch in micro_batches]
+            guilty = _entries(engine, found, "bad")
         if not guilty:
             gradients = Gradients(engine.module)
             with dry_step(engine, gradients.see):
                 found = [_look_backward(engine, loss, batch, gradients) for batch in micro_batches]
             gradients.remove()
-            guilty, everything = _gather(engine, found)
-    return guilty or everything
+            guilty = _entries(engine, found, "bad")
+    return guilty or _entries(engine, found, "all")
 
 
-def _gather(engine: Engine, found: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the entries of guilty ranks, and those of all ranks (collective)."""
+def _entries(engine: Engine, found: Sequence[dict[str, Any]], which: str) -> list[dict[str, Any]]:
+    """Return the entries of guilty ranks with their `bad` samples, or of all with `all` (collective)."""
     first = next((one for one in found if one["module"]), {"module": None, "pass": None})
-    mine = {"rank": engine.world.rank, "module": first["module"], "pass": first["pass"]}
-    bad, whole = ([s for one in found for s in one[name]][:MAX_SAMPLES] for name in ("bad", "all"))
-    gathered = ranks.gather_objects((mine | {"samples": bad}, mine | {"samples": whole}))
-    return [one for one, _ in gathered if one["module"]], [other for _, other in gathered]
+    samples = [sample for one in found for sample in one[which]][:MAX_SAMPLES]
+    mine = {"rank": engine.world.rank, "module": first["module"], "pass": first["pass"], "samples": samples}
+    entries, count = first_of_ranks([mine] if which == "all" or first["module"] else [], MAX_RANKS)
+    return [one | {"of_ranks": count} for one in entries] if count > MAX_RANKS else entries
 
 
 def _look_forward(engine: Engine, loss: Loss, batch: Batch) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import torch
 
 from core import environment, log, terminal
 from core.distributed import ranks
+from core.distributed.outcomes import tally_of_ranks
 from core.distributed.ranks import World
 from core.errors import CONTINUABLE, EndedEarly
 from core.run import ends, signals
@@ -101,10 +102,10 @@ class EarlyEnd:
         saved: whether there is a checkpoint of that moment.
         """
         self._is_over = True
-        names = {name for got in ranks.gather_objects(self._got) for name in got}
+        names = " and ".join(sorted(tally_of_ranks(self._got)))
         lost = "" if saved else "; the steps since its last checkpoint are repeated then"
         return EndedEarly(
-            f"{folder}: ended early on {' and '.join(sorted(names))}, {'saved ' if saved else ''}after step "
+            f"{folder}: ended early on {names}, {'saved ' if saved else ''}after step "
             f"{step} of {self._steps}; the same command continues the run{lost} (exit status {CONTINUABLE})"
         )
 

@@ -11,6 +11,7 @@ import torch
 from core.checkpoint.snapshot import Layout, Snapshot
 from core.checkpoint.writer import write_checkpoint
 from core.distributed import ranks
+from core.distributed.outcomes import first_of_ranks, least_of_ranks, tally_of_ranks
 from core.run.ending import end_with
 
 
@@ -35,6 +36,10 @@ def start(words: Sequence[str]) -> None:
         snapshot = Snapshot(world.rank, world.size, tensors, {}, {"": layout}, state)
         write_checkpoint(Path(words[0]) / "step-1", snapshot, number=1, may_commit=lambda: None, group=group)
         assert ranks.gather_objects(world.rank) == list(range(world.size))
+        assert first_of_ranks([world.rank] * 2, 3) == ([0, 0, 1], 2 * world.size)
+        assert first_of_ranks([world.rank][: world.rank > 1], 3)[0] == list(range(2, min(5, world.size)))
+        assert tally_of_ranks(["every", f"of {world.rank % 2}"])["of 1"] == world.size // 2
+        assert least_of_ranks((world.rank != 2, world.rank)) == (False, 2)
         print(*opened())
         ranks.stop(world)
         return 0

@@ -14,11 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 ROOMS = ("core", "data", "models", "tools", "launch")
 # Each brings an object of every rank to every rank (or to the first, and of its part of the tree to those
-# between); `wait`, `check` and `multi_get` are the store's. What goes from one rank to the others
-# (`broadcast_object`, `on_first_rank`) or of one that failed (`on_all_ranks`, `first_problem`) does not grow.
-# Torch's own exchanges of objects, which connect ranks with many others, are called nowhere.
+# between); what is BOUNDED is combined on the way, so that nobody receives those of all. `wait`, `check` and
+# `multi_get` are the store's. What goes from one rank to the others (`broadcast_object`, `on_first_rank`) or
+# of one that failed (`on_all_ranks`, `first_problem`) does not grow. Torch's own exchanges of objects, which
+# connect ranks with many others, are called nowhere.
 TO_ALL = {"gather_objects", "on_every_rank"}
 TO_FIRST = {"gather_to_first"}
+BOUNDED = {"first_of_ranks", "tally_of_ranks", "least_of_ranks"}
 TORCHS = {"all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"}
 AT_STORE = {"wait", "check", "multi_get"}
 
@@ -30,12 +32,12 @@ EXCHANGES = {
     ): "a save, rank 0: N receipts of 3 names and hashes, 0.5 kB; others log2(N) / 2 on the mean",
     ("core/distributed/ranks.py", "gather_objects"): "carries out on_every_rank",
     ("core/engine/whole.py", "gather_objects"): "tests alone (full_state): tables of N ranks",
-    ("core/faults/nonfinite.py", "gather_objects"): "a skipped step: N x at most 64 samples, 4 kB",
+    ("core/faults/nonfinite.py", "first_of_ranks"): "a skipped step: 8 ranks x at most 32 samples, 2 kB",
     (
         "core/preflight/check.py",
         "gather_to_first",
     ): "the start of a submitted job, rank 0: N x facts of a rank, 1 kB; others log2(N) / 2 on the mean",
-    ("core/run/early_end.py", "gather_objects"): "the end of a run on a signal: N x names of signals",
+    ("core/run/early_end.py", "tally_of_ranks"): "the end of a run on a signal: names of signals, each once",
     ("core/train/corruption.py", "gather_objects"): "only where a check by MIN and MAX found a difference",
     (
         "data/loading/sources/measured.py",
@@ -45,7 +47,8 @@ EXCHANGES = {
         "tools/preview/previews.py",
         "on_every_rank",
     ): "a preview: names of its files, of those ranks that drew some",
-    ("tools/runs/memory/run_memory.py", "gather_objects"): "the start: N x a node's name, and N numbers",
+    ("tools/runs/memory/run_memory.py", "tally_of_ranks"): "the start: the name of each node, and a number",
+    ("tools/runs/memory/run_memory.py", "least_of_ranks"): "the start: a number",
 }
 WAITS = {
     ("core/distributed/device_choice.py", "wait"): "the start by NCCL: one key, which the last rank sets",
@@ -82,7 +85,7 @@ def calls(names: set[str]) -> Iterator[tuple[str, str, ast.Call]]:
 
 
 def test_every_exchange_of_objects_is_listed() -> None:
-    assert {(path, name) for path, name, _ in calls(TO_ALL | TO_FIRST)} == set(EXCHANGES)
+    assert {(path, name) for path, name, _ in calls(TO_ALL | TO_FIRST | BOUNDED)} == set(EXCHANGES)
     assert list(calls(TORCHS)) == []
 
 

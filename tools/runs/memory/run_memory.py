@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from core import environment
-from core.distributed import ranks
+from core.distributed.outcomes import least_of_ranks, tally_of_ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
 from core.environment import ranks_on_node
@@ -88,9 +88,9 @@ def free_of_ranks(world: World, peers: int = 0) -> Free:
         torch.cuda.empty_cache()
         device = torch.cuda.mem_get_info(world.device)[0]
     if not peers:
-        places = ranks.gather_objects(environment.node())
-        peers = places.count(environment.node())
-    return min(ranks.gather_objects(free_memory(device, peers=peers)))
+        peers = tally_of_ranks([environment.node()])[environment.node()]
+    found: Free = least_of_ranks(free_memory(device, peers=peers))
+    return found
 
 
 NOTHING = Measured([0], [0])  # of a shape that gives no groups

@@ -66,13 +66,15 @@ class Sharded(FlatAdamW):
         """Clip by the norm over all ranks and update, or skip (collective: all ranks).
 
         Squares are added up in the order of ranks: replicas, whose groups a library may each reduce in an
-        order of its own, have norms of the same bits, and so stay equal.
+        order of its own, have norms of the same bits, and so stay equal. Each rank's is reduced beside zeros,
+        which in any order leaves its bits.
         """
         self.finish()
         norm = norm_of(self.gradients)
         if self._sharing.size > 1:
-            squares = norm.new_empty(self._sharing.size)
-            dist.all_gather_into_tensor(squares, norm.square().reshape(1), group=self._sharing.group)
+            squares = norm.new_zeros(self._sharing.size)
+            squares[self._sharing.rank] = norm.square()
+            dist.all_reduce(squares, group=self._sharing.group)
             norm = squares.sum().sqrt()
         self.update(float(norm))
 

@@ -6,6 +6,7 @@ start: FOLDER STAGE, as `toy_run.engine_fields` takes it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def start(words: Sequence[str]) -> None:
 
     def main() -> int:
         torch.set_num_threads(1)
+        warnings.simplefilter("error", FutureWarning)  # a thousand ranks would each print it
         world = ranks.start("cpu", 60)
         toy_trainer(Path(words[0]), world, steps=1, zero_stage=words[1]).fit()
         ranks.barrier()

@@ -15,7 +15,7 @@ from core.progress import say
 def make_engine(model: nn.Module, engine: EngineConfig, optimizer: OptimizerConfig, world: World) -> Engine:
     """Put a network under training (collective: all ranks, networks in the same order)."""
     if engine.kind == "deepspeed" and engine.stage == 3 and world.device.type == "cuda":
-        say("engine: kind=deepspeed compiles nothing at ZeRO stage 3; engine.kind=fsdp2 would")
+        say("engine: kind=deepspeed compiles no whole block at ZeRO stage 3; engine.kind=fsdp2 would")
     with garbage.none_expected():  # torch's optimizers import its compiler when the first is made
         if engine.kind == "fsdp2":
             from core.engine.fsdp2.fsdp_engine import FsdpEngine

@@ -102,6 +102,16 @@ def test_a_run_that_was_begun_without_goes_on_so_until_it_is_asked_for(
     assert said in capsys.readouterr().err
 
 
+def test_another_kind_that_is_asked_for_is_told(run: Path, capsys: Any) -> None:
+    start(run, CPU, kind="fsdp2", zero_stage=2, reduce="last")
+    assert capsys.readouterr().err == ""
+    start(run, CPU, kind="fsdp2", zero_stage=2)
+    said = "engine: reduce=each, as asked for, and the run began with last: sums differ by rounding\n"
+    assert capsys.readouterr().err == said
+    start(run, CPU, zero_stage=2)
+    assert "engine: kind=deepspeed, as asked for, and the run began with fsdp2" in capsys.readouterr().err
+
+
 def test_what_cannot_be_compiled_is_not(run: Path, capsys: Any) -> None:
     assert settle_engine(EngineConfig(), CUDA, run, uncompiled="it is odd").compile is False
     assert "engine: nothing is compiled, since it is odd" in capsys.readouterr().err

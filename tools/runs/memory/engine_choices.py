@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from core.memory.choices import Kept, Value, begun_with, chosen, note
 from core.progress import counted, say
 
 RECORDED = ("kind", "zero_stage", "shard_ranks", "reduce", "reduce_dtype", "precision", "matmul", "kernels")
+CHANGED = ("kind", "reduce", "kernels")  # by a command that names them alone
 ROUNDING = "sums differ by rounding"
 
 
@@ -31,9 +33,18 @@ def settle_engine(engine: EngineConfig, world: World, run: Path, *, uncompiled: 
     engine = _settle_shards(engine, world, run)
     engine = _settle_reduction(engine, world, run)
     values: dict[str, Value] = {name: getattr(engine, name) for name in RECORDED}
+    _tell_changes(values, ranks.on_first_rank(lambda: chosen(run)))
     values["compile"] = engine.compile
     ranks.on_first_rank(lambda: note(run, world.size, values))
     return engine
+
+
+def _tell_changes(values: Mapping[str, Value], kept: Mapping[str, Kept]) -> None:
+    """Say which settings of CHANGED are others than the run began with; the rest have words of their own."""
+    for name in CHANGED:
+        if name in kept and kept[name]["value"] != values[name]:
+            began = f"the run began with {kept[name]['value']}: {ROUNDING}"
+            say(f"engine: {name}={values[name]}, as asked for, and {began}")
 
 
 def alone(engine: EngineConfig, device_type: str) -> EngineConfig:

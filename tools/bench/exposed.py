@@ -1,14 +1,17 @@
-"""Measure how long ranks communicate in a step while nothing is computed, with each engine.
+"""Measure a step of each engine: its time, its memory, communication that nothing hides, and idle time.
 
-`torchrun --nproc_per_node=N -m tools.bench.exposed [PRESET [BATCH]]`, on GPUs or, to try it, over gloo.
+`torchrun --nproc_per_node=N -m tools.bench.exposed [PRESET [BATCH]]`, on one GPU or more or, to try it, over
+gloo. On GPUs each engine is measured as its network is written and compiled, where a compiler is.
 
 torch's profiler says when operations ran. Communication is NCCL's kernels on a GPU and gloo's operations on a
 CPU; exposed is what of it lies outside of all other operations: of kernels on a GPU, of any thread on a CPU.
-Numbers are the first rank's; alone it communicates with nobody, and little is left to see.
+Idle is when none of either ran between the first and the last: gaps in which a GPU waited for its host.
+Numbers are the first rank's; alone it communicates with nobody.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import sys
 import time
@@ -21,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from core import terminal
 from core.distributed import ranks
+from core.engine.compiling import lacks_compiler, warm_up
 from core.engine.config import EngineConfig
 from core.engine.engine import Engine
 from core.engine.kinds import make_engine
@@ -31,6 +35,7 @@ from core.run.ending import end_with
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import Example, example_inputs
 from tools.bench.rounds import Row, Timing, table
+from tools.train.network import compile_for
 
 ENGINES: tuple[tuple[Any, int], ...] = (
     *(("deepspeed", stage) for stage in range(4)),
@@ -51,16 +56,31 @@ def main() -> None:
     batch = int(sys.argv[2]) if len(sys.argv) > 2 else batch
     network = replace(DiTConfig.presets[name], preset=name, attention="sdpa")
     example = example_inputs(network, (batch, network.input_channels, 1, SIDE, SIDE), world.device)
-    found = [_row(network, example, world, kind, stage) for kind, stage in ENGINES]
+    ways = (False, True) if on_gpu and not lacks_compiler("cuda") else (False,)
+    found = [
+        _row(network, example, world, EngineConfig(kind=kind, zero_stage=stage, compile=is_compiled))
+        for kind, stage in ENGINES
+        for is_compiled in ways
+    ]
     ranks.stop(world)
     if world.rank == 0:
         terminal.tell(table(found), to="stdout")
 
 
-def _row(network: DiTConfig, example: Example, world: ranks.World, kind: Any, stage: int) -> Row:
+def _row(network: DiTConfig, example: Example, world: ranks.World, settings: EngineConfig) -> Row:
+    gc.collect()  # the engine before has cycles
+    on_gpu, facts = world.device.type == "cuda", dict[str, float]()
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(0)
-    settings = EngineConfig(kind=kind, zero_stage=stage)
-    engine = make_engine(without_weights(network.build), settings, OptimizerConfig(), world)
+    model = without_weights(network.build)
+    engine = make_engine(model, settings, OptimizerConfig(), world)
+    if settings.compiles:
+        started = time.perf_counter()
+        compile_for(settings, model)
+        facts["graphs compiled"] = float(warm_up(engine, [example]))
+        facts["compiling them, s"] = time.perf_counter() - started
     for _ in range(WARM_UP):
         _step(engine, example)
     seconds = []
@@ -68,17 +88,23 @@ def _row(network: DiTConfig, example: Example, world: ranks.World, kind: Any, st
         started = time.perf_counter()
         _step(engine, example)
         seconds.append(time.perf_counter() - started)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if world.device.type == "cuda" else [])]
+    if on_gpu:
+        facts["peak of allocated memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as seen:
         _step(engine, example)
-    sent, alone = exposed_us(seen.events() or [], world.device.type)
+    events = seen.events() or []
+    sent, alone = exposed_us(events, world.device.type)
+    facts |= {"communication, ms": sent / 1e3, "of it exposed, ms": alone / 1e3}
+    facts["idle, ms"] = idle_us(events, world.device.type) / 1e3
+    shown = f"{settings.kind}, ZeRO {settings.stage}{', compiled' if settings.compile else ''}"
     row = Row(
-        f"{kind}, ZeRO {stage}, {network.preset}, {len(example[0])} samples on each of {world.size} ranks",
+        f"{shown}, {network.preset}, {len(example[0])} samples on each of {world.size} ranks",
         "steps",
         "of one more step, by the profiler",
         {"longtake": Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))},
     )
-    row.facts = {"communication, ms": sent / 1e3, "of it exposed, ms": alone / 1e3}
+    row.facts = facts
     return row
 
 
@@ -92,6 +118,13 @@ def exposed_us(events: Iterable[Any], device: str) -> tuple[float, float]:
     """Return how long ranks communicated by these events, and for how long of it nothing was computed."""
     sent, computed = _intervals(events, device)
     return _length(_merged(sent)), _length(_merged([*sent, *computed])) - _length(_merged(computed))
+
+
+def idle_us(events: Iterable[Any], device: str) -> float:
+    """Return for how long nothing ran by these events, from the first operation to the last."""
+    sent, computed = _intervals(events, device)
+    busy = _merged([*sent, *computed])
+    return busy[-1][1] - busy[0][0] - _length(busy) if busy else 0.0
 
 
 def _intervals(events: Iterable[Any], device: str) -> tuple[list[Interval], list[Interval]]:

@@ -187,6 +187,7 @@ def _checkpoint(folder: Path, size: int, looked_at: Sequence[int]) -> dict[str, 
         "manifest_bytes": float((folder / format.MANIFEST).stat().st_size),
         "manifest_write_ms": publish,
         "manifest_read_ms": min(_cpu_ms(lambda: CheckpointReader(folder)) for _ in range(3)),
+        "manifest_memory_bytes": _peak_bytes(lambda: CheckpointReader(folder)),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.config.settings import setting
@@ -33,7 +33,8 @@ class EngineConfig:
     )
     shard_ranks: int = setting(
         0,
-        "fsdp2: number of neighbouring ranks that share one copy of the state; 0 = the ranks of a node",
+        "fsdp2: number of neighbouring ranks that share one copy of the state; 0 = the ranks of a node, with "
+        "zero_stage=auto of as many nodes as the state needs to fit; kept when the run goes on",
         unit="ranks",
         low=0,
         role="work",
@@ -160,6 +161,17 @@ class EngineConfig:
         if asked and ranks % asked:
             raise UserError("shard_ranks", asked, f"a divisor of the number of ranks, {ranks}")
         return asked or (on_node if ranks % on_node == 0 else ranks)
+
+    def by_copies(self, ranks: int, on_node: int) -> list[EngineConfig]:
+        """Return what `auto` may choose among: itself, and under fsdp2 with more ranks to share one copy.
+
+        In the order of what is sent between nodes. Where `shard_ranks` is asked for, it stays.
+        """
+        if self.kind != "fsdp2" or self.shard_ranks:
+            return [self]
+        usual = self.copy_ranks(ranks, on_node)
+        wider = [copy for copy in range(2 * usual, ranks + 1, usual) if ranks % copy == 0]
+        return [self, *(replace(self, shard_ranks=copy) for copy in wider)]
 
     @property
     def stage(self) -> int:

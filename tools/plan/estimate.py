@@ -60,7 +60,6 @@ def estimate(
     """
     numbers, averages = count_parameters(run.model), len(run.ema.names)
     device, engine = device_of(plan), run.engine
-    copy = engine.copy_ranks(plan.ranks, plan.ranks_per_node) if engine.kind == "fsdp2" else 0
     asked = _settings(plan, run, work, device)
     counted, found, configured = asked.activations, asked.found, asked.configured
     chosen = memory.recommend(found, engine.sequence_parallel) if device else None
@@ -86,7 +85,7 @@ def estimate(
         "ranks_have": [
             share._asdict()
             for share in shares_of_ranks(
-                run.groups, configured.zero_stage, configured.degree, plan.ranks, work, copy
+                run.groups, configured.zero_stage, configured.degree, plan.ranks, work, configured.copy
             )
         ],
         "configured": with_times.of(configured),

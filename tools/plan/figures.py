@@ -68,7 +68,7 @@ def state_traffic(
     bf16, stage = engine.precision == "bf16", setting.zero_stage
     micro_batches = micro_batches_per_step(workload, setting)
     if engine.kind == "fsdp2":
-        copy = engine.copy_ranks(plan.ranks, plan.ranks_per_node)
+        copy = setting.copy
         replicas, last = plan.ranks // copy, engine.reduce == "last"
         calls = traffic.fsdp_payloads(
             groups,

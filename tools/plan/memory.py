@@ -36,12 +36,15 @@ class MicroBatch(NamedTuple):
 class Setting(Fit):
     """A way to run, and its bytes on a rank.
 
-    kind: of engine.  policy: of activation checkpointing.  degree: ranks that share the tokens of a sample.
+    kind: of engine.  shard_ranks: of engine.  copy: ranks that share one copy of the state under fsdp2, 0 of
+    other kinds.  policy: of activation checkpointing.  degree: ranks that share the tokens of a sample.
     sizes: of each bucket all that it takes with each micro-batch that divides a rank's share, and whether
     that fits.
     """
 
     kind: str
+    shard_ranks: int
+    copy: int
     zero_stage: int
     policy: str
     degree: int
@@ -102,15 +105,18 @@ def possible(
 ) -> list[Setting]:
     """Return every stage that the objective goes with, and the micro-batches that `engine` asks for.
 
+    Under fsdp2 with the ranks of a node to share the state, or of as few nodes as any stage fits with.
     measured: activations of each bucket, of whole samples.  on_node: ranks of a node.
     memory: bytes of a GPU, of which USABLE are planned with; 0 is no limit.
     """
     usable = int(USABLE * memory) if memory else None
     shares = [bucket.group * degree // ranks for bucket in workload.buckets]
-    found = []
     asked = replace(engine, activation_checkpointing=policy, sequence_parallel=degree)
-    for stage in stages_of(workload.objective, asked):
-        staged = replace(engine, zero_stage=stage)
+    stages = stages_of(workload.objective, asked)
+
+    def setting(sharing: EngineConfig, stage: int) -> Setting:
+        staged = replace(sharing, zero_stage=stage)
+        copy = staged.copy_ranks(ranks, on_node) if staged.kind == "fsdp2" else 0
         on_rank = state_of(groups, staged, ranks, on_node, averages=averages)
         of_rank = shared(measured, degree)
         more = own_bytes(workload.own, staged, ranks, on_node)
@@ -120,7 +126,13 @@ def possible(
             _micro_batches(takes, share, each, usable) for share, each in zip(shares, of_rank, strict=True)
         ]
         names: dict[str, Any] = {"kind": engine.kind, "zero_stage": stage, "policy": policy}
-        found.append(Setting(**names, degree=degree, sizes=sizes, **vars(takes)))
+        names |= {"shard_ranks": sharing.shard_ranks, "copy": copy}
+        return Setting(**names, degree=degree, sizes=sizes, **vars(takes))
+
+    for sharing in engine.by_copies(ranks, on_node):
+        found = [setting(sharing, stage) for stage in stages]
+        if any(each.fits for each in found):
+            break
     return found
 
 
@@ -177,6 +189,7 @@ def as_fields(setting: Setting) -> dict[str, Any]:
     return {
         "engine": {
             "zero_stage": setting.zero_stage,
+            **({"shard_ranks": setting.shard_ranks} if setting.shard_ranks else {}),
             "activation_checkpointing": setting.policy,
             "sequence_parallel": setting.degree,
             "micro_batch": "auto",
@@ -188,6 +201,8 @@ def as_figures(setting: Setting) -> dict[str, Any]:
     """Return a setting as plain values for JSON."""
     return {
         "engine": setting.kind,
+        "shard_ranks": setting.shard_ranks,
+        "ranks_of_a_copy": setting.copy,
         "zero_stage": setting.zero_stage,
         "activation_checkpointing": setting.policy,
         "sequence_parallel": setting.degree,

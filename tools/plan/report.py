@@ -108,10 +108,15 @@ def _bucket(bucket: dict[str, Any]) -> str:
 def _words(setting: dict[str, Any]) -> str:
     sizes = ", ".join(map(str, setting["micro_batches"]))
     return (
-        f"zero_stage={setting['zero_stage']} activation_checkpointing={setting['activation_checkpointing']}"
+        f"zero_stage={setting['zero_stage']}{_sharing(setting['shard_ranks'])} "
+        f"activation_checkpointing={setting['activation_checkpointing']}"
         f"{_shared(setting['sequence_parallel'])}, "
         f"{sizes} sample{'' if sizes == '1' else 's'} at once, {setting['bytes'] / GB:.3g} GB of a rank"
     )
+
+
+def _sharing(ranks: int) -> str:
+    return f" shard_ranks={ranks}" if ranks else ""
 
 
 def _shared(degree: int) -> str:

@@ -115,6 +115,23 @@ def test_auto_stands_for_the_least_stage_that_fits(capsys: pytest.CaptureFixture
     assert "auto is 0 here, which takes least, and does not fit" in capsys.readouterr().out
 
 
+def test_under_fsdp2_more_nodes_share_the_state_where_memory_asks_for_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoiser_pass, "activations", lambda *_, **__: Measured([1 << 28], [1 << 29]))
+    large = ("model.width=4096", "model.depth=40", "model.heads=32", "data.rank_multiple=32")
+    fields = (*large, *SHAPES, "engine.kind=fsdp2", "engine.zero_stage=auto", "plan.ranks=32")
+    tight = planned(capsys, *fields, "plan.device=A100-40GB")
+    shared = tight["configured"]
+    assert (shared["shard_ranks"], shared["ranks_of_a_copy"], shared["fits"]) == (16, 16, True)
+    assert tight["recommended"]["fields"]["engine"]["shard_ranks"] == 16
+    numbers = [share["numbers"] for share in tight["ranks_have"]]
+    assert numbers[:16] == numbers[16:]
+    assert sum(numbers) == 2 * tight["parameters"]
+    with pytest.raises(WorkError, match="nothing fits"):  # those of a node, as they are asked for
+        planned(capsys, *fields, "plan.device=A100-40GB", "engine.shard_ranks=8")
+
+
 def test_a_network_that_does_not_suit_the_cache_is_refused_as_training_refuses_it(tmp_path: Path) -> None:
     make_autoencoder(tmp_path / "autoencoder")
     cache = make_latents(tmp_path / "latents", tmp_path / "autoencoder")

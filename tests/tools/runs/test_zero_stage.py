@@ -22,7 +22,7 @@ from core.run.claim import claim_run
 from data.dataset.index import Dataset
 from tests.data.raw_datasets import make_raw
 from tests.tools.train_autoencoder.test_job import FIELDS
-from tools.runs.memory import run_memory
+from tools.runs.memory import run_memory, zero_stage
 from tools.runs.memory.micro_batches import keep_numbers
 from tools.runs.memory.zero_stage import foreseen_zero_stage, settle_zero_stage
 from tools.train_autoencoder.config import Config
@@ -80,9 +80,9 @@ class Run:
             return foreseen_zero_stage(config.engine, with_engine, world, self.folder, among).engine
         return settle_zero_stage(config.engine, with_engine, world, self.folder, among)
 
-    def takes(self, stage: int, ranks: int) -> int:
+    def takes(self, stage: int, ranks: int, *fields: str) -> int:
         """Return the bytes that must be free for a stage, with one sample at once."""
-        config, world = self.config(), World(0, ranks, 0, torch.device("cpu"))
+        config, world = self.config(*fields), World(0, ranks, 0, torch.device("cpu"))
         loader = make_loader(self.raw, config.data, config.model, world, config.seed, 0)
         engine = replace(config.engine, zero_stage=stage)
         memory = memory_of(config.model, config.objective, config.ema, config.optimizer, loader, 1, engine)
@@ -120,6 +120,28 @@ def test_more_ranks_take_the_least_that_fits(
     (run.folder / "choices.json").unlink()
     assert run.start(4).stage == needed.index(min(needed))
     assert "which takes least, and does not fit" in capsys.readouterr().err
+
+
+def test_under_fsdp2_more_nodes_share_the_state_only_where_memory_asks_for_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (run_memory, zero_stage):
+        monkeypatch.setattr(module, "ranks_on_node", lambda ranks: min(2, ranks))
+    kind, choices = "engine.kind=fsdp2", run.folder / "choices.json"  # whose stages are one without blocks
+    run.begin(kind)
+    having(monkeypatch, 1 << 40)
+    roomy = run.start(4, kind)
+    assert (roomy.stage, roomy.shard_ranks) == (2, 0)
+    assert "share the state" not in capsys.readouterr().err
+    choices.unlink()
+    having(monkeypatch, run.takes(2, 4, kind, "engine.shard_ranks=4"))
+    for dry in (True, False):
+        tight = run.start(4, kind, dry=dry)
+        assert (tight.stage, tight.shard_ranks) == (2, 4)
+    said = "; 4 ranks share the state, since among those of a node it does not fit"
+    assert said in capsys.readouterr().err
+    kept = json.loads(choices.read_text())
+    assert kept == {"zero_stage": {"value": 2, "ranks": 4}, "shard_ranks": {"value": 4, "ranks": 4}}
 
 
 def test_a_run_keeps_what_it_chose_on_any_ranks_and_takes_another_by_its_number(

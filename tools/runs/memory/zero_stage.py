@@ -10,8 +10,9 @@ from typing import NamedTuple
 from core.distributed import ranks
 from core.distributed.ranks import World
 from core.engine.config import EngineConfig
+from core.environment import ranks_on_node
 from core.errors import UserError
-from core.memory.choices import AUTO, begun_with, chosen, configured, note
+from core.memory.choices import AUTO, Value, begun_with, chosen, configured, note
 from core.memory.fitting import Fit, fit, least_stage
 from core.memory.free import USABLE, Free
 from core.progress import counted, say
@@ -47,7 +48,10 @@ def settle_zero_stage(
     else:
         free = free_of_ranks(world) if world.size > 1 else None
         found = _chosen(engine, memory_with, world, free, among or engine.stages)
-        ranks.on_first_rank(lambda: note(run, world.size, {FIELD: found.engine.stage}))
+        values: dict[str, Value] = {FIELD: found.engine.stage}
+        if found.engine.shard_ranks != engine.shard_ranks:
+            values["shard_ranks"] = found.engine.shard_ranks
+        ranks.on_first_rank(lambda: note(run, world.size, values))
     for line in found.lines:
         say(line)
     return found.engine
@@ -91,7 +95,7 @@ def _chosen(
         alone = replace(engine, zero_stage=among[0])
         return Settled(alone, [f"engine: ZeRO stage {alone.stage}, since one rank has nothing to share out"])
     usable = int(USABLE * free.bytes)
-    found = _fits(engine, memory_with, world, usable, among)
+    shared, found = _fits(engine, memory_with, world, usable, among)
     stage = least_stage(world.size, found)
     takes = f"{in_bytes(found[stage].bytes)} of a rank, and {in_bytes(usable)} are planned with"
     if not found[stage].fits and len(among) < len(engine.stages):
@@ -102,13 +106,17 @@ def _chosen(
         raise UserError("engine.zero_stage", "auto", f"{expected}least, {takes}")
     fits = "the least that fits" if found[stage].fits else "which takes least, and does not fit"
     reason = f"{fits} ({takes}, {USABLE:.0%} of what is free in {free.of})"
-    return Settled(replace(engine, zero_stage=stage), [f"engine: ZeRO stage {stage}, {reason}"])
+    if shared.shard_ranks != engine.shard_ranks:
+        reason += f"; {shared.shard_ranks} ranks share the state, since among those of a node it does not fit"
+    return Settled(replace(shared, zero_stage=stage), [f"engine: ZeRO stage {stage}, {reason}"])
 
 
 def _fits(
     engine: EngineConfig, memory_with: MemoryWith, world: World, usable: int, among: Sequence[int]
-) -> dict[int, Fit]:
-    """Return what each stage takes (collective)."""
+) -> tuple[EngineConfig, dict[int, Fit]]:
+    """Return what each stage takes, with as few ranks to share the state as any of them fits with, and the
+    engine that says with how many (collective).
+    """
     memory = memory_with(replace(engine, zero_stage=among[0]))  # activations hardly differ by stage
     tables = ranks.on_first_rank(lambda: memory.measure(world.device, usable))
     pairs = [
@@ -118,10 +126,14 @@ def _fits(
     ]
     shares, measured = [share for share, _ in pairs], [each for _, each in pairs]
 
-    def takes(stage: int) -> Fit:
-        at_stage = replace(memory, engine=replace(engine, zero_stage=stage))
+    def takes(shared: EngineConfig, stage: int) -> Fit:
+        at_stage = replace(memory, engine=replace(shared, zero_stage=stage))
         more = {**at_stage.objective(world), **at_stage.read_ahead(world)}
         state = at_stage.state(world)
         return fit(state, usable, shares, measured, micro_batch=engine.micro_batch, more=more)
 
-    return {stage: takes(stage) for stage in among}
+    for shared in engine.by_copies(world.size, ranks_on_node(world.size)):
+        found = {stage: takes(shared, stage) for stage in among}
+        if any(each.fits for each in found.values()):
+            break
+    return shared, found

@@ -13,8 +13,9 @@
 
 KIND is `weight` (fp32 masters), `exp_avg`, `exp_avg_sq`, `momentum` (of Muon), or `ema-NAME` for every
 average. A kind that exists for some parameters only is listed with their names in the manifest's `partial`.
-Which ranks have which elements of a parameter follows from two numbers in the manifest's `cuts`, so that
-nobody need open files to find out; checkpoints of earlier versions have none.
+Which ranks have which elements of a parameter follows from two numbers in the manifest's `cuts`, or in
+`replicated` where several replicas share the writing, so that nobody need open files to find out; checkpoints
+of earlier versions have none.
 
 A run of several networks has one without a name, and all of the above is that one's. The keys of tensors of
 another begin with its name, `NAME:`; its kinds, partial kinds and shapes are in the manifest's `networks`, by
@@ -54,6 +55,20 @@ class FileEntry(TypedDict):
     sha256: str
 
 
+PartSize = Annotated[int, Range(1, 1 << 62)]
+
+
+class Replicated(TypedDict):
+    """How parameters are cut over the ranks of each of several replicas: name, first and size, in order.
+
+    Of what rank r holds in every replica, each one's rank r writes an even part
+    (`core.engine.shards.Cutting`).
+    """
+
+    replicas: Annotated[int, Range(2, 1 << 20)]
+    cuts: list[tuple[str, Count, PartSize]]
+
+
 class Layout(TypedDict):
     """The part of a manifest about one network.
 
@@ -64,7 +79,8 @@ class Layout(TypedDict):
     kinds: list[str]
     shapes: dict[str, list[Count]]
     partial: NotRequired[dict[str, list[str]]]
-    cuts: NotRequired[dict[str, tuple[Count, Annotated[int, Range(1, 1 << 62)]]]]
+    cuts: NotRequired[dict[str, tuple[Count, PartSize]]]
+    replicated: NotRequired[Replicated]
 
 
 class Manifest(Layout):

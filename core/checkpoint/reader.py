@@ -14,7 +14,7 @@ from core.checkpoint import format
 from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.tensor_file import Entry, entries_in, open_tensors, shape_of
 from core.engine.network import MAIN
-from core.engine.shards import Cut
+from core.engine.shards import Cut, Cutting
 from core.errors import UserError, WorkError
 from core.files import sealed
 from core.reading import json_files
@@ -58,11 +58,7 @@ class CheckpointReader:
             size := sum(file["size"] for file in found["files"].values())
         ):  # each at least a byte long
             raise DamagedCheckpoint(f"{folder / format.MANIFEST} tells of {numbers} numbers in {size} bytes")
-        self._cuts = {
-            name: Cut(name, self.shapes[name], 0, *cut)
-            for name, cut in layout.get("cuts", {}).items()
-            if name in self.shapes
-        }
+        self._cutting = self._cutting_of(layout, found["ranks"])
         self._partial: dict[str, list[str]] = layout.get("partial", {})
         self._opened: dict[Path, Any] = {}
         self._files_of: dict[int, str] | None = None
@@ -169,14 +165,29 @@ class CheckpointReader:
         By the manifest, so that only these files are opened; by all headers of what an earlier version wrote.
         """
         stored = format.of_network(self.network, kind)
-        if name not in self._cuts:
+        if name not in self._cutting:
             return self._by_headers().get((stored, name), [])
         if name not in self.names(kind):
             return []
         return [
             self._require(self._tensors_of(rank), format.key(stored, name, first), first, last)
-            for rank, first, last in self._cuts[name].pieces(start, stop)
+            for rank, first, last in self._cutting.pieces(name, start, stop)
         ]
+
+    def _cutting_of(self, layout: format.Layout, ranks: int) -> Cutting:
+        """Return how the manifest says that parameters are cut; of none where it does not.
+
+        DamagedCheckpoint where replicas of equal size cannot be so many ranks together.
+        """
+        cuts, replicas = [(name, *cut) for name, cut in layout.get("cuts", {}).items()], 1
+        if replicated := layout.get("replicated"):
+            cuts, replicas = replicated["cuts"], replicated["replicas"]
+        if ranks % replicas:
+            raise DamagedCheckpoint(
+                f"{self.folder / format.MANIFEST} tells of {replicas} replicas and {ranks} ranks"
+            )
+        known = [Cut(name, self.shapes[name], 0, *cut) for name, *cut in cuts if name in self.shapes]
+        return Cutting(known, ranks // replicas, replicas)
 
     def _require(self, file: str, key: str, start: int, stop: int) -> _Range:
         """Return the range; DamagedCheckpoint unless the file has it."""

@@ -22,14 +22,15 @@ if TYPE_CHECKING:  # DeepSpeed is imported only by those who train
 class Layout:
     """All ranks' ranges of a network together.
 
-    partial: the parameters of kinds that do not exist for all.  cuts: how each parameter is cut over ranks,
-    (first, size) of `core.engine.shards.Cut`; {} where arithmetic does not say.
+    partial: the parameters of kinds that do not exist for all.  cuts: how each parameter is cut over the
+    ranks of a replica, (first, size) of `core.engine.shards.Cut`, in their order in it.
     """
 
     kinds: list[str]
     partial: dict[str, list[str]]
     shapes: dict[str, tuple[int, ...]]
     cuts: dict[str, tuple[int, int]]
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _snapshot(
 def _layout(engine: Engine, kinds: list[str]) -> Layout:
     partial = {kind: names for kind, names in engine.partial_moments().items() if kind in kinds}
     cuts = {cut.name: (cut.first, cut.size) for cut in engine.cuts}
-    return Layout(kinds, partial, engine.trainable_shapes(), cuts)
+    return Layout(kinds, partial, engine.trainable_shapes(), cuts, engine.replica_count)
 
 
 def _averages(ema: Ema, names: list[str]) -> dict[str, list[Tensor]]:

@@ -125,12 +125,20 @@ def _layouts(snapshot: Snapshot) -> dict[str, Any]:
             "kinds": layout.kinds,
             "partial": layout.partial,
             "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
-            "cuts": {name: list(cut) for name, cut in layout.cuts.items()},
+            **_cuts(layout),
         }
         for name, layout in ({MAIN: nothing} | snapshot.layouts).items()
     }
     main = described.pop(MAIN)
     return {**main, "networks": described} if described else main
+
+
+def _cuts(layout: Layout) -> dict[str, Any]:
+    """Return how parameters are cut; of replicas by another name, which earlier versions do not misread."""
+    if layout.replicas == 1:
+        return {"cuts": {name: list(cut) for name, cut in layout.cuts.items()}}
+    cuts = [[name, *cut] for name, cut in layout.cuts.items()]
+    return {"replicated": {"replicas": layout.replicas, "cuts": cuts}}
 
 
 def _record(path: Path) -> FileRecord:

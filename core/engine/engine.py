@@ -41,10 +41,11 @@ class Engine(ABC):
     """A network under training (construction is collective: all ranks, in the same order).
 
     module: the network.  masters: this rank's fp32 weights, which the optimizer updates, as flat tensors.
-    shards: which range of which parameter lies where in them.  cuts: how `owned` is cut over all ranks; []
-    where no arithmetic says.
+    shards: which range of which parameter lies where in them.  cuts: how `owned` is cut over all ranks,
+    or the masters over those of a replica, where there are several.
     updates: optimizer updates applied so far.
     replicas: who holds the same masters, moments, averages and frozen parts; None where no other rank does.
+    replica_count: how many ranks do, each of which writes an even part.
     data_ranks: how many ranks, or groups of ranks, hold different samples.
     is_constant: whether the network is a fixed function now (`restoring.constant`).
     before_change: called before masters, moments or averages change: a copy of them may be under way.
@@ -55,6 +56,7 @@ class Engine(ABC):
     shards: list[Shard]
     cuts: list[Cut]
     replicas: Replicas | None = None
+    replica_count: int = 1
 
     def __init__(
         self,

@@ -67,8 +67,7 @@ class FsdpEngine(Engine):
         cuts, place = self._optimizer.cuts, (sharing.rank, sharing.size, sharing.group)
         share_matrices(self._inner, self.masters, self.shards, cuts, engine, *place)
         require_cuts(cuts, self.shards, sharing.rank)
-        self.replicas = sharing.equals
-        self.cuts = cuts if sharing.replicas == 1 else []  # of replicas each writes a part of every piece
+        self.replicas, self.replica_count, self.cuts = sharing.equals, sharing.replicas, cuts
         allocate_state(self._inner, self.masters)
         self._awaits_last = False
         self._forward: Callable[..., Any] = model

@@ -34,18 +34,23 @@ def cuts_of(ranks: int, *, together: bool) -> list[Cut]:
     return [Cut(s.name, s.shape, 0, 0, -(-s.stop // ranks)) for s in whole]
 
 
-def write(folder: Path, cuts: list[Cut], ranks: int = RANKS) -> Path:
-    """Write what as many ranks would, one after another."""
-    layout = Layout(
-        list(KINDS), {"momentum": KINDS["momentum"]}, SHAPES, {c.name: (c.first, c.size) for c in cuts}
-    )
+def held_by(cuts: list[Cut], rank: int) -> list[Shard]:
+    """Return what a rank holds, of the replica that it is in."""
+    pieces = [(cut, *cut.piece(rank)) for cut in cuts]
+    return [Shard(cut.name, cut.shape, start, stop, 0, 0) for cut, start, stop in pieces if start < stop]
+
+
+def write(folder: Path, cuts: list[Cut], ranks: int = RANKS, replicas: int = 1) -> Path:
+    """Write what as many ranks would, one after another; cuts: over the ranks of a replica."""
+    order = {c.name: (c.first, c.size) for c in cuts}
+    layout = Layout(list(KINDS), {"momentum": KINDS["momentum"]}, SHAPES, order, replicas)
     receipts, snapshots = [], []
     for rank in range(ranks):
-        tensors = {}
-        for cut in cuts:
-            start, stop = cut.piece(rank)
-            for kind in [kind for kind, names in KINDS.items() if cut.name in names and start < stop]:
-                tensors[key(kind, cut.name, start)] = VALUES[cut.name][start:stop] + len(kind)
+        tensors, (replica, place) = {}, divmod(rank, ranks // replicas)
+        for shard in share(held_by(cuts, place), replica, replicas):
+            for kind in [kind for kind, names in KINDS.items() if shard.name in names]:
+                values = VALUES[shard.name][shard.start : shard.stop] + len(kind)
+                tensors[key(kind, shard.name, shard.start)] = values
         one = Snapshot(rank, ranks, tensors, {}, {"": layout}, {"step": 3, "updates": 3, "ema": []})
         receipts.append(writer._write_rank(folder, one, Pace(0, 0.0, waited_for=True)))
         snapshots.append(one)
@@ -84,6 +89,32 @@ def test_a_rank_with_an_unchanged_layout_opens_its_own_file_alone(
         opened.clear()
         load(folder, cuts, rank)
         assert opened in ([f"rank-{rank:05d}.safetensors"], [])  # the last ranks have nothing of small ones
+
+
+@pytest.mark.parametrize(("replicas", "size"), [(2, 4), (4, 3), (16, 4)])
+def test_a_rank_of_a_replica_opens_what_others_wrote_of_its_own_part_alone(
+    tmp_path: Path, opened: list[str], replicas: int, size: int
+) -> None:
+    """All replicas hold the same, and each has written an even part of it."""
+    cuts = cuts_of(size, together=False)[::-1]  # in an order that no name tells
+    folder = write(tmp_path / "step-00000003.a", cuts, replicas * size, replicas)
+    for rank in range(size):
+        opened.clear()
+        load(folder, cuts, rank)
+        own = {f"rank-{replica * size + rank:05d}.safetensors" for replica in range(replicas)}
+        assert set(opened) <= own
+        assert len(opened) == len(set(opened)) >= replicas // 2  # the last parts may hold momentum alone
+    for ranks in (1, 5):  # other layouts find their ranges too
+        other = cuts_of(ranks, together=True)
+        for rank in range(ranks):
+            load(folder, other, rank)
+
+
+def test_replicas_that_do_not_divide_the_ranks_are_damage(tmp_path: Path) -> None:
+    folder = write(tmp_path / "step-00000003.a", cuts_of(2, together=False), 4, 2)
+    altered(folder, lambda manifest: manifest["replicated"].update(replicas=3))
+    with pytest.raises(DamagedCheckpoint, match=r"manifest\.json tells of 3 replicas and 4 ranks"):
+        CheckpointReader(folder)
 
 
 @pytest.mark.parametrize(("ranks", "together"), [(1, True), (16, False), (128, True), (63, False)])

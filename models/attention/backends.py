@@ -165,20 +165,25 @@ def _any_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 
+def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Pad the width of heads with zeros to a multiple of 8, as kernels on CUDA ask."""
+    return tuple(F.pad(x, (0, -x.shape[-1] % 8)) if x.shape[-1] % 8 else x for x in tensors)
+
+
 def _flash_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Call FlashAttention 2; heads are widened to a multiple of 8 on CUDA, as torch does."""
+    """Call FlashAttention 2."""
     scale, width = q.shape[-1] ** -0.5, q.shape[-1]
     if q.device.type == "cpu":
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)[0]
-    if width % 8:
-        q, k, v = (F.pad(tensor, (0, -width % 8)) for tensor in (q, k, v))
-    return aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)[0][..., :width]
+    return aten._scaled_dot_product_flash_attention(*widened(q, k, v), scale=scale)[0][..., :width]
 
 
 def _cudnn_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if k.shape[2] == 1:  # which it refuses
         return _any_kernel(q, k, v, mask)
-    return aten._scaled_dot_product_cudnn_attention(q, k, v, None, _needs_backward(q, k, v))[0]
+    scale, width, keeps = q.shape[-1] ** -0.5, q.shape[-1], _needs_backward(q, k, v)
+    run = aten._scaled_dot_product_cudnn_attention
+    return run(*widened(q, k, v), None, keeps, scale=scale)[0][..., :width]
 
 
 def _efficient_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -189,7 +194,9 @@ def _efficient_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
         bias = q.new_zeros(shape)
         bias[..., :keys].masked_fill_(~mask, float("-inf"))
         bias = bias[..., :keys].expand(*q.shape[:3], keys)
-    return aten._scaled_dot_product_efficient_attention(q, k, v, bias, _needs_backward(q, k, v))[0]
+    scale, width, keeps = q.shape[-1] ** -0.5, q.shape[-1], _needs_backward(q, k, v)
+    run = aten._scaled_dot_product_efficient_attention
+    return run(*widened(q, k, v), bias, keeps, scale=scale)[0][..., :width]
 
 
 def _needs_backward(*tensors: Tensor) -> bool:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.attention.backends import widened
 from models.attention.ring_products import wide
 
 ALIGNED = 32  # rows to which the memory-efficient kernel pads its log-sum-exp, with +inf
@@ -84,12 +85,12 @@ class KernelGradients:
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Call FlashAttention 2; heads are widened to a multiple of 8 on CUDA, as torch does."""
+    """Call FlashAttention 2."""
     scale, width = q.shape[-1] ** -0.5, q.shape[-1]
     if q.device.type == "cpu":
         out, log_total = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
         return out, log_total
-    out, log_total = aten._scaled_dot_product_flash_attention(*_widened(q, k, v), scale=scale)[:2]
+    out, log_total = aten._scaled_dot_product_flash_attention(*widened(q, k, v), scale=scale)[:2]
     return out[..., :width], log_total
 
 
@@ -101,7 +102,7 @@ def _flash_backward(
         run = aten._scaled_dot_product_flash_attention_for_cpu_backward
         grad_q, grad_k, grad_v = run(grad, q, k, v, out, log_total, 0.0, False, scale=scale)
         return grad_q, grad_k, grad_v
-    q, k, v, grad, out = _widened(q, k, v, grad, out)
+    q, k, v, grad, out = widened(q, k, v, grad, out)
     none, seed = None, q.new_zeros(2, dtype=torch.uint64)  # no samples of their own length, no dropout
     sizes = (q.shape[2], k.shape[2])
     run = aten._scaled_dot_product_flash_attention_backward
@@ -111,16 +112,12 @@ def _flash_backward(
     return grads[0][..., :width], grads[1][..., :width], grads[2][..., :width]
 
 
-def _widened(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Pad the width of heads to a multiple of 8, as FlashAttention asks on CUDA."""
-    return tuple(F.pad(x, (0, -x.shape[-1] % 8)) if x.shape[-1] % 8 else x for x in tensors)
-
-
 def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if k.shape[2] == 1:  # which it refuses
         return _flash(q, k, v)
-    out, log_total = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
-    return out, log_total.view(out.shape[:-1])
+    scale, width, run = q.shape[-1] ** -0.5, q.shape[-1], aten._scaled_dot_product_cudnn_attention
+    out, log_total = run(*widened(q, k, v), None, True, scale=scale)[:2]
+    return out[..., :width], log_total.view(out.shape[:-1])
 
 
 def _cudnn_backward(
@@ -128,29 +125,30 @@ def _cudnn_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if k.shape[2] == 1:
         return _flash_backward(grad, q, k, v, out, log_total)
-    seed = q.new_zeros((), dtype=torch.int64)
-    sizes = (q.shape[2], k.shape[2])
-    grad_q, grad_k, grad_v = aten._scaled_dot_product_cudnn_attention_backward(
-        grad, q, k, v, out, log_total[..., None], seed, seed, None, None, None, *sizes, 0.0, False
-    )
-    return grad_q, grad_k, grad_v
+    scale, width, seed = q.shape[-1] ** -0.5, q.shape[-1], q.new_zeros((), dtype=torch.int64)
+    given = (*widened(grad, q, k, v, out), log_total[..., None], seed, seed, None, None, None)
+    run = aten._scaled_dot_product_cudnn_attention_backward
+    grads = run(*given, q.shape[2], k.shape[2], 0.0, False, scale=scale)
+    return grads[0][..., :width], grads[1][..., :width], grads[2][..., :width]
 
 
 def _efficient(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Call the kernel of xFormers."""
-    out, log_total = aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
-    return out, log_total[..., : q.shape[2]]
+    scale, width, run = q.shape[-1] ** -0.5, q.shape[-1], aten._scaled_dot_product_efficient_attention
+    out, log_total = run(*widened(q, k, v), None, True, scale=scale)[:2]
+    return out[..., :width], log_total[..., : q.shape[2]]
 
 
 def _efficient_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_total: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    seed = q.new_zeros((), dtype=torch.int64)
+    scale, width, seed = q.shape[-1] ** -0.5, q.shape[-1], q.new_zeros((), dtype=torch.int64)
     sums = F.pad(log_total, (0, -log_total.shape[-1] % ALIGNED), value=float("inf"))
-    grad_q, grad_k, grad_v, _ = aten._scaled_dot_product_efficient_attention_backward(
-        grad, q, k, v, None, out, sums, seed, seed, 0.0, [True, True, True, False]
-    )
-    return grad_q, grad_k, grad_v
+    grad, q, k, v, out = widened(grad, q, k, v, out)
+    run = aten._scaled_dot_product_efficient_attention_backward
+    given = (grad, q, k, v, None, out, sums, seed, seed, 0.0, [True, True, True, False])
+    grads = run(*given, scale=scale)
+    return grads[0][..., :width], grads[1][..., :width], grads[2][..., :width]
 
 
 KERNELS: dict[str, Kernel] = {

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.attention.backends import function
 from models.attention.by_ring import RING_BACKENDS, ring_alone, ring_backend
 from models.attention.dispatch import Backend, attention, unavailable
+from models.attention.ring_kernels import KERNELS
 
 HALF_ONLY = ("sdpa_flash", "sdpa_cudnn")  # on CUDA
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
@@ -38,6 +43,39 @@ def test_two_hops_are_plain_attention(tokens: int, head_width: int, dtype: torch
                 want.norm(), weight.norm()
             )  # of one key dq and dk are 0
             assert apart <= limit, name
+
+
+class Widths(TorchDispatchMode):
+    """Notes the widths of heads that attention kernels are called with, and the scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, float]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_scaled_dot_product" in str(func):
+            heads = [x for x in args if isinstance(x, Tensor) and x.ndim == 4 and x.shape[-1] > 1]
+            self.seen |= {(x.shape[-1], (kwargs or {})["scale"]) for x in heads}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("width", [4, 70, 72])
+def test_heads_of_any_width_come_to_kernels_of_a_gpu_in_multiples_of_8(name: Backend, width: int) -> None:
+    """Direct calls pass by what torch does for its own; here over shapes alone."""
+    q, k = (torch.empty(2, 4, n, width, device="meta", dtype=torch.bfloat16) for n in (64, 33))
+    kernel, plain = KERNELS[name], [torch.empty_like(x).requires_grad_() for x in (q, k, k)]
+    with Widths() as widths:
+        out, log_total = kernel.forward(q, k, k)
+        grads = kernel.backward(torch.empty_like(out), q, k, k, out, log_total)
+        found = torch.autograd.grad(function(name)(*_by_tokens(plain), None).sum(), plain)
+    assert widths.seen == {(width + -width % 8, width**-0.5)}
+    assert (out.shape, log_total.shape) == (q.shape, q.shape[:-1])
+    assert [x.shape for x in grads] == [x.shape for x in found] == [q.shape, k.shape, k.shape]
+
+
+def _by_tokens(heads: list[Tensor]) -> list[Tensor]:
+    return [x.transpose(1, 2) for x in heads]
 
 
 @pytest.mark.parametrize(

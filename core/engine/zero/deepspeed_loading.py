@@ -18,7 +18,7 @@ from core.distributed import ranks
 def load_deepspeed(device: torch.device) -> Any:
     """Return the package, set up so that it builds no C++, imports no inductor and prints nothing.
 
-    May be called again.
+    May be called again. RuntimeError where it was imported for another kind of device, which it keeps.
 
     Imported here and not at the top of a module, since it picks its device while it is imported.
     """
@@ -29,6 +29,8 @@ def load_deepspeed(device: torch.device) -> Any:
     import deepspeed
     import deepspeed.ops
 
+    if (other := deepspeed.accelerator.get_accelerator().device_name()) != device.type:
+        raise RuntimeError(f"DeepSpeed was imported for {other}, and this process computes on {device.type}")
     # On CPU it would build a shared-memory reduce with g++ at the first group (45 s); with nothing declared
     # compatible it neither probes for compilers nor builds.
     deepspeed.ops.__compatible_ops__ = {}

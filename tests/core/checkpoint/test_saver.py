@@ -149,7 +149,10 @@ def test_host_memory_is_used_again() -> None:
 @pytest.mark.cuda
 def test_host_memory_for_cuda_is_pinned() -> None:
     state = {"a": torch.arange(1 << 20, device="cuda", dtype=torch.float32)}
-    copied = HostMemory().copy(state)
+    memory = HostMemory()
+    copied = memory.copy(state)
+    memory.hold()
     state["a"].zero_()
+    memory.wait()
     assert copied["a"].is_pinned()
     assert torch.equal(copied["a"], torch.arange(1 << 20, dtype=torch.float32))

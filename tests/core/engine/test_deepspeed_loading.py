@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from core.engine.zero.deepspeed_loading import load_deepspeed
 from core.root import ROOT
 
 PROGRAM = """
@@ -22,6 +26,13 @@ for stage in (1, 3):
 assert "deepspeed" in sys.modules
 assert "torch._inductor.compile_fx" not in sys.modules
 """
+
+
+def test_what_was_imported_for_cpus_computes_on_no_gpu() -> None:
+    """It would put its buffers on the device that it was imported for."""
+    load_deepspeed(torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="imported for cpu, and this process computes on cuda"):
+        load_deepspeed(torch.device("cuda", 0))
 
 
 def test_nothing_is_compiled_and_a_world_can_follow_another(tmp_path: Path) -> None:

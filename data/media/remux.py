@@ -43,6 +43,8 @@ def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tupl
         is_whole = len(clips) == 1 and clips[0].frames == video.frames
         if video.has_palette and not is_whole:
             raise MediaError("cannot be cut: its palette stands before its first frame alone")
+        if not is_whole:
+            _container(video.suffix, video.stream)
         return None if is_whole else tuple(clips), unit_s
 
 
@@ -65,7 +67,7 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
             stream: Any = choose_stream(source, limits.frames).stream
             format = _container(suffix, stream)
             target = stack.enter_context(av.open(out, "w", format=format, options={"fflags": "+bitexact"}))
-            copy = target.add_stream_from_template(stream)
+            copy = target.add_stream_from_template(stream, opaque=True)  # a codec may have no encoder here
             if format == "mov":  # its tag says which ProRes it is, and so how many bits are decoded
                 copy.codec_context.codec_tag = stream.codec_context.codec_tag
             if has_side_alpha(stream):
@@ -86,13 +88,22 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
 
 
 def _container(suffix: str, stream: Any) -> str:
-    """Return FFmpeg's name of the container that a clip is copied into."""
+    """Return FFmpeg's name of the container that a clip is copied into.
+
+    MediaError if none takes its codec.
+    """
     import av
 
-    name = _CONTAINERS[suffix]
-    with av.open(io.BytesIO(), "w", format=name) as container:
-        takes = stream.codec.canonical_name in container.supported_codecs
-    return name if takes else "mov"  # as QuickTime's ProRes, which MP4 has no name for
+    codec = stream.codec.canonical_name
+    tried = (_CONTAINERS[suffix], "mov")  # as QuickTime's ProRes, which MP4 has no name for
+    for name in tried:
+        with av.open(io.BytesIO(), "w", format=name) as container:
+            if codec in container.supported_codecs and codec != "rawvideo":  # of which not all forms fit
+                return name
+    raise MediaError(
+        f"cannot be cut: its {codec} is not copied into {' or '.join(tried)} files; "
+        "ffmpeg -i FILE -c:v ffv1 FILE.mkv makes one that can be, without loss"
+    )
 
 
 def _between(packets: Any, clip: Clip) -> Iterator[Any]:

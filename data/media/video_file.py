@@ -13,7 +13,7 @@ from core.progress import counted
 from data.media.film.cropping import container_crop
 from data.media.film.decoders import decoder_of
 from data.media.film.ebml import missing_bytes
-from data.media.film.frame_table import listed_packets, read_table
+from data.media.film.frame_table import listed_packets, read_table, with_listed_keys
 from data.media.film.geometry import Geometry, Turn, pixel_aspect
 from data.media.film.looks import Tags
 from data.media.film.mpeg4 import MOST_SKIPPED, is_skipped, time_bits
@@ -92,6 +92,8 @@ class Video:
                 raise MediaError(f"has more than {self.limits.frames} frames, the limit")
         if len(seen) < (expected := listed_packets(self.stream, self._data)):
             raise MediaError(f"truncated video: {len(seen)} of {counted(expected, 'frame')} are there")
+        if self.suffix == "avi":
+            seen = with_listed_keys(seen, self.stream)
         return self._decoded(seen) if skips else seen
 
     def _is_skipped(self, packet: Any) -> bool:

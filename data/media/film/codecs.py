@@ -85,7 +85,7 @@ def encode_film(frames: np.ndarray, fps: float, codec: str = "h264", crf: int | 
     file = io.BytesIO()
     marks = {"fflags": "+bitexact"} if kind.lossless else {}  # else Matroska has a random number
     refusals = _refusals(av.FFmpegError, kind, frames)
-    with refusals, _kept_priority(), av.open(file, "w", format=kind.container, options=marks) as container:
+    with refusals, kept_priority(), av.open(file, "w", format=kind.container, options=marks) as container:
         stream: Any = container.add_stream(
             kind.encoder, rate=Fraction(fps).limit_denominator(1001), options=_options(kind, crf)
         )
@@ -116,7 +116,7 @@ def _refusals(error: type[Exception], kind: Codec, frames: np.ndarray) -> Iterat
 
 
 @contextlib.contextmanager
-def _kept_priority() -> Iterator[None]:
+def kept_priority() -> Iterator[None]:
     """Undo what SVT-AV1 does: as root it gives its caller real-time priority, which starves all others.
 
     It also prints its settings for every film, unless this variable says otherwise.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from data.media.film.times import Seen
+
 
 class Start(NamedTuple):
     """A keyframe. number: frames shown before it. decoded_at: its time of decoding, in stream units."""
@@ -35,6 +37,20 @@ def listed_packets(stream: Any, data: bytes) -> int:
     if "avi" in kinds and len(data) >= 8 + int.from_bytes(data[4:8], "little"):
         return min(entries, stream.frames)
     return int(stream.frames)
+
+
+def with_listed_keys(packets: list[Seen], stream: Any) -> list[Seen]:
+    """Return the packets of an AVI, of which only those are keyframes that its index calls so too.
+
+    FFmpeg's parser of H.263 takes every picture for one.
+    """
+    listed = stream.index_entries
+    if len(listed) != len(packets):
+        return packets
+    return [
+        packet._replace(key=packet.key and entry.is_keyframe)
+        for packet, entry in zip(packets, listed, strict=True)
+    ]
 
 
 def read_table(stream: Any, data: bytes) -> FrameTable | None:

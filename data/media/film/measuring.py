@@ -42,7 +42,8 @@ def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: Colou
     """Return the same after decoding every frame: a video that passes is whole."""
     watch = FieldWatch()
     with opened_video(data, limits) as video:
-        decoded, last, shown = 0, -1, set()
+        decoded, last = 0, -1
+        shown: dict[tuple[int, int, str], None] = {}
         colours: dict[str, str] = {}
         aspects: dict[Fraction, None] = {}
         for number, frame in video.pictures():
@@ -57,14 +58,18 @@ def check_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, colour: Colou
             if len(aspects) > 1:
                 raise MediaError(f"its pixels change their shape: {', then '.join(map(_ratio, aspects))}")
             decoded += 1
-            shown.add(_shown(video, frame))
+            shown[_shown(video, frame)] = None
             watch.look(frame)
-        if decoded != video.frames or len(shown) != 1:
-            raise MediaError(
-                f"damaged video: {decoded} of {counted(video.frames, 'frame')}, "
-                f"in {counted(len(shown), 'size')}"
-            )
-        return _media(video, shown.pop(), watch.fields, colours)
+        if decoded != video.frames:
+            raise MediaError(f"damaged video: {decoded} of {counted(video.frames, 'frame')}")
+        if len(shown) > 1:
+            raise MediaError(f"its frames change their size or turn: {', then '.join(map(_look, shown))}")
+        return _media(video, shown.popitem()[0], watch.fields, colours)
+
+
+def _look(shown: tuple[int, int, str]) -> str:
+    height, width, turn = shown
+    return f"{width}x{height} {turn}"
 
 
 def _ratio(aspect: Fraction) -> str:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from core.progress import counted
 from data.media.formats import MediaError
 
+_NTSC = 1001  # the denominator of rates of television, such as 30000/1001
+_ROUNDED = Fraction(1, 500_000)  # of a rate, far less than 24 and 24000/1001 differ by
 EARLY_S = Fraction(1, 1000)  # how much before its time a frame counts as shown
 
 
@@ -101,7 +103,8 @@ def _in_time(shown: Sequence[Seen]) -> list[Seen]:
 
 def _spaced(ticks: Sequence[int], durations: Sequence[int], unit: Fraction, stream: Any) -> Times:
     """Return the rate and the end, from frames with times."""
-    stated = [Fraction(r) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
+    said = [_usual(Fraction(r)) for r in (stream.average_rate, stream.guessed_rate, stream.base_rate) if r]
+    stated = sorted(said, key=lambda rate: rate.denominator not in (1, _NTSC))
     gaps = [after - before for before, after in itertools.pairwise(ticks)]
     last = durations[-1] or (gaps[-1] if gaps else 0)
     # Matroska repeats one stated duration for all packets; a last one among false ones says nothing.
@@ -121,6 +124,17 @@ def _spaced(ticks: Sequence[int], durations: Sequence[int], unit: Fraction, stre
     end = ticks[-1] + last
     mean = Fraction(len(ticks)) / ((end - ticks[0]) * unit)
     return Times(tuple(ticks), unit, end, mean.limit_denominator(1 << 16), True)
+
+
+def _usual(rate: Fraction) -> Fraction:
+    """Return the rate that a stated one is a rounding of: whole, or whole times 1000/1001.
+
+    Matroska states the length of a frame in whole nanoseconds: 60000/1001 then reads as 19001/317.
+    """
+    for near in (Fraction(round(rate)), Fraction(1000 * round(rate * _NTSC / 1000), _NTSC)):
+        if near > 0 and abs(rate - near) <= near * _ROUNDED:
+            return near
+    return rate
 
 
 def _fits(ticks: Sequence[int], rate: Fraction, unit: Fraction) -> bool:

@@ -72,6 +72,8 @@ def test_rates_and_durations_are_measured() -> None:
     assert (rounded.rate, rounded.variable) == (24, False)
     believed = measure(seen(0, 200, 400, 1400, duration=40), Stream(MS, Fraction(25)))
     assert (believed.seconds, believed.variable) == (Fraction(12, 5), True)
+    tidy = measure(seen(0, 17, 33, 50, 67), Stream(MS, Fraction(19001, 317)))  # of whole nanoseconds
+    assert (tidy.rate, tidy.variable) == (Fraction(60000, 1001), False)
     ticks_of_a_frame = measure(seen(0, 1, 3, 4), Stream(Fraction(1, 8), Fraction(8)))  # AVI, an empty chunk
     assert ticks_of_a_frame.variable
 

@@ -1,7 +1,6 @@
 """`python -m launch JOB ...` and `torchrun -m launch JOB ...`: the same as `longtake JOB ...`."""
 
 import signal
-import sys
 
 # First of all: a signal waits until it can be answered. `core.run.signals` has the same list, and may be
 # foreign.
@@ -9,6 +8,6 @@ BLOCKED = (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGINT, signal
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
-    from launch.cli import main
+    from launch.cli import program
 
-    sys.exit(main())
+    program()

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import launch
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
 CLUSTER = "cluster"  # section that only a submission reads
 OURS = ("core", "models", "data", "tools", "launch")
+
+
+def program() -> NoReturn:
+    """Do what `main` does, as a process of its own, and end it."""
+    if foreign_package() is not None:
+        sys.exit(main())  # which says so
+    from core.run.ending import end_without_teardown
+
+    end_without_teardown(main)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

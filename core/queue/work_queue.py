@@ -28,6 +28,7 @@ from core.queue.failures import Failure, Failures
 from core.queue.full_disk import NO_ROOM
 from core.queue.leases import Lease, Leases, LeaseState, Losses
 
+PAUSE_S = 0.05  # the shortest wait for others, in seconds
 LISTED_S = 60.0  # the age in seconds up to which units are chosen by a listing
 MISSES = 8  # units in a row that others took or finished, after which the listing is too old
 PROVEN = 3  # workers that had finished other units, of those lost at a suspect unit: it is given up
@@ -76,6 +77,7 @@ class WorkQueue:
         unit's `do`, one at a time, and the unit's lease is held until it ends.  finished: told of each unit.
         Raises what `do` or the rest raises if it is of `fatal`, or says that nothing can be written any more.
         """
+        since: float | None = None  # when this worker began to wait for the others
         try:
             while True:
                 try:
@@ -91,11 +93,21 @@ class WorkQueue:
                     self._complete(finished)
                 elif self._left:
                     waiting(self.leases.states())
-                    time.sleep(self.config.heartbeat_s / 4)
+                    since = time.monotonic() if since is None else since
+                    time.sleep(self._pause_s(time.monotonic() - since))
+                    continue
                 else:
                     return
+                since = None
         finally:
             self._complete(finished)
+
+    def _pause_s(self, waited_s: float) -> float:
+        """Return how long to wait before another look at what others do: longer, the longer they take.
+
+        At a quarter of a heartbeat from the start, each of a short job's ends would come a second late.
+        """
+        return min(max(waited_s / 4, PAUSE_S), self.config.heartbeat_s / 4)
 
     def left(self) -> list[str]:
         """Return the units that are neither done nor given up; those that failed before come last."""

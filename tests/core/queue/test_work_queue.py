@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,28 @@ def test_many_workers_do_every_unit_once(tmp_path: Path) -> None:
         worker.join()
     assert times == dict.fromkeys(UNITS, 1)
     assert list((tmp_path / "leases").iterdir()) == []
+
+
+def test_who_waits_for_others_ends_soon_after_them_and_looks_less_often_the_longer_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = QueueConfig(timeout_s=60, heartbeat_s=10)
+    assert Leases(tmp_path / "leases", timeout_s=60, owner="other").claim("000") is not None
+    clock, looks = [0.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        looks.append(seconds)
+        if clock[0] >= 60 and not (tmp_path / "done/000").exists():
+            do(tmp_path, "000")
+
+    time = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    monkeypatch.setattr("core.queue.work_queue.time", time)
+    make_queue(tmp_path, slow).work(lambda unit: do(tmp_path, unit))
+    assert looks[0] == 0.05
+    assert looks == sorted(looks)
+    assert looks[-1] == 2.5
+    assert 30 < len(looks) < 50
 
 
 def test_a_unit_of_a_lost_worker_is_waited_for_and_then_taken_over(tmp_path: Path) -> None:

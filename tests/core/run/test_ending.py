@@ -164,3 +164,36 @@ def test_a_rank_ends_with_its_status_and_without_the_shutdown_of_the_interpreter
     assert (done.returncode, done.stdout) == (status, "some work\n")
     assert ("ValueError: broken" in done.stderr) == (how == "raise")
     assert ("for a reason" in done.stderr) == (how == "exit")
+
+
+PROGRAM = """
+import atexit, sys, threading, time
+from core.run.ending import end_without_teardown
+
+class Late:
+    def __del__(self):
+        print("teardown")
+
+late = Late()
+
+def main():
+    atexit.register(print, "exit handler")
+    threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+    print("some work")
+    if sys.argv[1] == "raise":
+        raise ValueError("broken")
+    if sys.argv[1] == "exit":
+        sys.exit(7)
+    return int(sys.argv[1])
+
+end_without_teardown(main)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("0", 0), ("3", 3), ("raise", 1), ("exit", 7)])
+def test_a_program_ends_with_its_status_after_its_threads_and_exit_handlers(how: str, status: int) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=False)
+    teardown = [] if how.isdigit() else ["teardown"]
+    expected = ["some work", "thread", "exit handler", *teardown]
+    assert (done.returncode, done.stdout.splitlines()) == (status, expected)
+    assert ("ValueError: broken" in done.stderr) == (how == "raise")

@@ -12,9 +12,9 @@ from launch.jobs import COMMANDS, JOBS, Job
 
 WIDTH = 110
 CONTINUING = (
-    "The same command continues an unfinished output. Fields marked work (how it is carried out) or watch "
-    "(what is observed) may differ then; what a field marked place names may move, if its content is the "
-    "same; all other fields decide the result and must stay."
+    "The same command continues an unfinished output. Fields marked work (how the job is carried out) or "
+    "watch (what is observed) may then differ; files that a field marked place names may move, if their "
+    "content is the same; all other fields decide the result and must not change."
 )
 
 
@@ -52,7 +52,7 @@ def of_job(job: Job, files: Sequence[Path] = (), overrides: Sequence[str] = ()) 
         f"usage: longtake {job.name} [FILE.yaml ...] [SOURCE] [field=value ...] [--dry-run]",
         "",
         *textwrap.wrap(
-            "Fields come from the defaults below, then from the files, then from field=value; later win. "
+            "Fields come from the defaults below, the files and then field=value, of which later ones win. "
             "SOURCE is short for source=SOURCE. Lists are written 1,2 or [1,2]; null is no value; 1e6 is an "
             "integer too. --dry-run prints the resolved config and what would be done, and stops.",
             WIDTH,

@@ -84,7 +84,7 @@ JOBS = (
     Job(
         "plan",
         "tools.plan.job",
-        "tell whether a training run fits, how long it takes and what it costs, without a GPU",
+        "predict whether a training run fits, how long it takes and what it costs, without a GPU",
         (
             "longtake plan my.yaml plan.device=H100 plan.ranks=64",
             "longtake plan my.yaml plan.device=H100 action=write file=engine.yaml",
@@ -97,7 +97,7 @@ JOBS = (
     Job(
         "train",
         "tools.train.job",
-        "train a diffusion transformer on latents; the same command again continues",
+        "train a diffusion transformer on latents; the same command continues an unfinished run",
         (
             "longtake train runs/latents output=runs/train model.preset=DiT-S/2",
             "longtake train my.yaml --dry-run",
@@ -123,7 +123,7 @@ JOBS = (
     Job(
         "export",
         "tools.export.job",
-        "write weights of a training run as one plain safetensors file; averages of any length",
+        "write weights of a training run, or averages of any length, as plain safetensors",
         (
             "longtake export runs/train output=runs/exported",
             "longtake export runs/train output=runs/exported ema_sigma=0.08",
@@ -133,7 +133,7 @@ JOBS = (
     Job(
         "convert",
         "tools.convert.job",
-        "turn published DiT weights into an export, which sample and train take, and back",
+        "convert published DiT weights into an export, which sample and train take, and back",
         (
             "longtake convert DiT-XL-2-256x256.pt autoencoder=sd-vae-ft-ema output=runs/dit-xl2",
             "longtake convert runs/dit-xl2 output=dit.pt",
@@ -143,7 +143,7 @@ JOBS = (
     Job(
         "inspect",
         "tools.inspect.job",
-        "look at a dataset, run, checkpoint or export; hash files; make a dataset's index anew",
+        "show a dataset, run, checkpoint or export; verify hashes; rebuild a dataset's index",
         (
             "longtake inspect runs/raw sheet=sheet.png",
             "longtake inspect runs/train",
@@ -157,7 +157,7 @@ JOBS = (
     Job(
         "sweep",
         "launch.sweep.job",
-        "do many training runs of different sizes and budgets, and fit a scaling law to them",
+        "train many runs of different sizes and budgets, and fit a scaling law to them",
         (
             "longtake sweep configs/sweep/isoflop.yaml runs/latents output=runs/sweep --dry-run",
             "longtake sweep configs/sweep/isoflop.yaml runs/latents output=runs/sweep",
@@ -169,28 +169,28 @@ JOBS = (
     Job(
         "demo",
         "launch.demo.job",
-        "the whole chain, from files to pictures, on handwritten digits or on your own folder",
+        "run the whole pipeline, from files to samples, on handwritten digits or your own folder",
         ("longtake demo", "longtake demo photos output=runs/photos"),
         on_ranks=False,
     ),
     Job(
         "digits",
         "tools.digits",
-        "write the input of the demo: handwritten digits, as images and moving in clips",
+        "write the input of the demo: handwritten digits, as images and as moving clips",
         ("longtake digits output=runs/digits",),
         on_ranks=False,
     ),
     Job(
         "bench",
         "tools.bench.job",
-        "measure data, training, checkpoints or start-up beside the machine's limits and peers",
+        "benchmark data, training, checkpoints or start-up against machine limits and libraries",
         ("longtake bench reader output=runs/bench", "longtake bench writer samples=100000 floors=false"),
         on_ranks=False,
     ),
     Job(
         "compare",
         "tools.compare",
-        "lay scores side by side, refusing to rank what was measured differently",
+        "compare scores side by side, refusing to rank those that were measured differently",
         ("longtake compare runs/a/scores runs/b/scores",),
         on_ranks=False,
         prints=True,
@@ -226,10 +226,10 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("submit", "launch.cluster.submit", "queue any of these on a cluster, or in the background"),
-    Command("jobs", "launch.cluster.listing", "what was submitted, how far it is, and what went wrong"),
+    Command("jobs", "launch.cluster.listing", "list submitted jobs, their progress, and what went wrong"),
     Command("cancel", "launch.cluster.cancel", "end a submitted job; training saves first"),
-    Command("doctor", "launch.doctor.command", "what this machine lacks, or what went wrong in a run"),
-    Command("logs", "launch.cluster.logs", "what a submitted job has written"),
+    Command("doctor", "launch.doctor.command", "report what this machine lacks, or what went wrong in a run"),
+    Command("logs", "launch.cluster.logs", "show what a submitted job has written"),
 )
 
 

@@ -1,9 +1,9 @@
 """Submit a job: to SLURM, or to this machine in the background or foreground.
 
 `longtake submit JOB my.yaml configs/cluster/NAME.yaml cluster.nodes=4`: the words of the job itself, with the
-section `cluster` added, and `after=` the output of an earlier job or a number of SLURM's that has to end well
-first. `longtake submit RUN cluster.nodes=2` submits once more what was submitted with this output, and takes
-the place of a job that is still queued or runs.
+section `cluster` added, and `after=` the output of an earlier job, or a SLURM job number, that has to succeed
+first. `longtake submit RUN cluster.nodes=2` resubmits what was submitted with this output, and replaces a job
+that is still queued or running.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Do many training runs of different sizes and budgets, and fit a scaling law to what they come to.
+"""Train many runs of different sizes and budgets, and fit a scaling law to their losses.
 
 A sweep file is a config of `train` with a section `sweep`, which says which runs there are: `kind: isoflop`
 (sizes of the network for each budget of FLOPs, from which the steps follow) or `kind: grid` (all combinations
 of values of any fields). All runs have the seed, the order of data and the validation draws in common.
 
 `longtake sweep FILE --dry-run` shows the runs with their predicted cost. The same command without it does
-those that are missing, one after another; typed again, or submitted as an array, it shares them. What has
-become of each is in `sweep.jsonl` of the output. More budgets, sizes or values may be added later. With
-`action=fit` it writes the law, its predictions, plots and a page (docs/sweeps.md).
+those that are missing, one after another; typed again elsewhere, or submitted as an array, the processes
+share them. The state of each run is in `sweep.jsonl` of the output. More budgets, sizes or values may be
+added later. With `action=fit` it writes the law, its predictions, plots and a page (docs/sweeps.md).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Do what `config.action` says."""
+    """Do the missing runs, show their state or fit the law, as `config.action` says."""
     output = Path(config.output)
     if config.action == "fit":
         from tools.sweep.fitted import fit_and_write
@@ -92,7 +92,7 @@ def _data(config: TrainConfig) -> str:
 
 
 def _tell(output: Path, runs: Sequence[SweepRun]) -> None:
-    """Say what all runs have come to; WorkError where one has failed."""
+    """Report the state of all runs; WorkError where one has failed."""
     found = ledger.results(output)
     for line in states(runs, found):
         say(line)

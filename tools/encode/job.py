@@ -1,7 +1,7 @@
 """Encode raw shards into a cache of latents, with the fingerprint of everything they were made from.
 
 Any number of workers share the shards of one output: processes, the same command typed again here or on
-another node, the tasks of an array. They may join, leave or be killed; the last one completes the cache.
+another node, or the tasks of an array. They may join, leave or be killed; the last one completes the cache.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def plan(config: Config) -> list[str]:
 
 
 def run(config: Config) -> None:
-    """Do what `config.action` says."""
+    """Encode, show the status, verify or repair, as `config.action` says."""
     if config.action == "status":
         from tools.encode.state import describe
 

@@ -1,7 +1,7 @@
 """Score generated samples against real data: class agreement, Fréchet distance, variety, copies, motion.
 
-A score stands beside the same measure on real data that the classifier has not seen, nor, where a held-out
-dataset is given, the generator; without that neighbour a number says little.
+Each score is reported beside the same measure on real data that the classifier has not seen, nor, where a
+held-out dataset is given, the generator; without that reference a number says little.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""Look at a dataset: totals, classes, shapes, a contact sheet.
+"""Show a dataset (totals, classes, shapes, a contact sheet), verify its files or rebuild its index.
 
-Hash its files; rebuild its index.
-
-Or at a checkpoint or an export: step, files, shapes and norms, every file hashed; or at a run: its
+Of a checkpoint or an export it shows step, files, shapes and norms, and verifies every file; of a run, its
 checkpoints.
 
 `action=verify` hashes every file again, names each one that is not as it was written, and ends with exit
-status 1 if there is one. `action=reindex` makes index and manifest anew from the tars: after a tar was
-replaced on purpose, or for tars from elsewhere, of media or of latents (one float16 .npy a sample). It takes
-the tars for what they are: verify first.
+status 1 if there is one. `action=reindex` rebuilds index and manifest from the tars: after a tar was replaced
+on purpose, or for tars from elsewhere, of media or of latents (one float16 .npy a sample). It trusts the
+tars, so verify first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tell before queueing whether a training run fits, how long it takes and what it costs.
+"""Predict before queueing whether a training run fits, how long it takes and what it costs.
 
-From the config alone: the network is built over shapes, its activations are counted over shapes, and the
-state of training follows by arithmetic for every ZeRO stage and every policy of activation checkpointing. No
+The config alone is enough: the network is built from shapes without values, its activations are counted, and
+the training state is calculated for every ZeRO stage and every policy of activation checkpointing. No
 GPU and no data are needed: `plan.samples` and `plan.shapes` stand for a cache. Times are the least that the
 data sheet allows, unless `plan.mfu` says which share of its peak a run has reached, or `action=measure` times
 micro-batches on the device at hand.

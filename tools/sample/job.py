@@ -2,9 +2,9 @@
 
 Sample number n is a function of (weights, sampler, seed, n), to rounding also where the batch differs. Any
 number of workers share the batches of one output: processes, the same command typed again here or on another
-node, the tasks of an array. They may join, leave or be killed; the last one puts the samples together. Until
-then batches are kept in `parts/`, and all workers keep to the weights, prompts, decoder and sampler that
-`made_from.json` has fixed when the first of them began.
+node, or the tasks of an array. They may join, leave or be killed; the last one puts the samples together.
+Until then batches are kept in `parts/`, and all workers use the weights, prompts, decoder and sampler that
+the first of them recorded in `made_from.json`.
 """
 
 from __future__ import annotations

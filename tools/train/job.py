@@ -1,4 +1,4 @@
-"""Train a denoiser on latents, cached or made as it goes; the same command continues the run."""
+"""Train a denoiser on latents, cached or encoded while training; the same command continues the run."""
 
 from __future__ import annotations
 

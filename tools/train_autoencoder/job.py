@@ -1,4 +1,4 @@
-"""Train the autoencoder that turns images and clips into latents; the same command again continues."""
+"""Train the autoencoder that turns images and clips into latents; the same command continues the run."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from core.progress import counted
 from data.dataset.found import found_lines
 from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import FOUND
-from data.raw.annotations.listings import LISTINGS, listing_roles
+from data.raw.annotations.listings import LISTINGS, LISTS, listing_roles
 from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like, may_fill
 from data.raw.annotations.split_names import split_in
 from data.raw.annotations.text_encoding import encoding_of, is_text
@@ -34,7 +34,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z",
 CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
 A_TABLE = "a table as docs/datasets.md has it"
 WAYS = {
-    **dict.fromkeys((".txt", ".lst"), "the suffix .csv or .tsv, and a first line such as path,text"),
+    **dict.fromkeys((*LISTS, ""), "the suffix .csv or .tsv, and a first line such as path,text"),
     **dict.fromkeys(SHEETS, "saving it as .csv"),
     **dict.fromkeys(PACKED, "unpacking it"),
     **dict.fromkeys((".arrow", ".feather"), "writing it as .parquet"),
@@ -61,7 +61,7 @@ class Findings:
     """Collects what a listing has to tell. errors: damaged tars and tables, raised together at the end.
 
     ignored: what was passed over, by suffix or kind.  no_text: suffixes of files beside pictures without
-    readable text.
+    readable text.  split_lists: files that nothing read and that are called as lists of splits are.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
@@ -69,6 +69,7 @@ class Findings:
     notes: Counter[str] = field(default_factory=Counter)
     unread: dict[str, Unread] = field(default_factory=dict)
     no_text: set[str] = field(default_factory=set)
+    split_lists: list[str] = field(default_factory=list)
     errors: list[UserError | WorkError | OSError] = field(default_factory=list)
     _looked_at: Counter[str] = field(default_factory=Counter)
 
@@ -155,8 +156,10 @@ class Findings:
             self.unread[name] = Unread(f"the file {name}", f"unpacking {name}", {*MAY_MISS})
         elif not roles and name.lower().endswith(ARCHIVES):
             self.ignored["archive, not opened (unpack it to read it)"] += 1
-        elif roles or (suffix in LISTINGS and split_in(path.stem)):
+        elif roles or (suffix and suffix in LISTINGS and _split_of_list(path.stem)):
             self.unread[name] = Unread(f"the file {name}", WAYS.get(suffix, A_TABLE), roles)
+            if suffix in LISTINGS and _split_of_list(path.stem):
+                self.split_lists.append(name)
         else:
             self.ignored[suffix or "without suffix"] += 1
 
@@ -205,6 +208,11 @@ class Findings:
         if found := found_text(self.ignored):
             lines.append(f"passed over: {found}")
         return lines
+
+
+def _split_of_list(stem: str) -> str:
+    """Return the split in the name of a list, also of `testlist01` and `test_cls`."""
+    return split_in(re.sub(r"(list|set|_cls|_split)(?=\d*$)", "", stem.lower()))
 
 
 def found_text(ignored: Counter[str]) -> str:

@@ -16,6 +16,9 @@ TRAINERS = {"_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"}  #
 NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 # Files of a saved or uploaded Hugging Face dataset, and of archives.
 RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"}
+_CACHES = re.compile(
+    r"(aspect_ratio_bucket_(indices|metadata)|all_(image|video)_files)_.*\.json"
+)  # SimpleTuner's
 _WORDS = re.compile(
     r"(readme|licen[cs]e|copying|notice|changelog|citation|authors|sha256sums|md5sums)([-_.].*)?"
 )
@@ -31,7 +34,7 @@ def ignored_as(name: str) -> str:
     *folders, base = path.parts or ("",)
     if any(part.lower() in FOLDERS for part in folders) or base.lower() in NAMES:
         return "of the system"
-    if any(part.lower() in TRAINERS for part in folders):
+    if any(part.lower() in TRAINERS for part in folders) or _CACHES.fullmatch(base.lower()):
         return "of a trainer (controls, caches)"
     if any(part.startswith(".") and part != ".." for part in path.parts):
         return "hidden"

@@ -8,6 +8,7 @@ labels that nobody read.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,10 +37,12 @@ from data.raw.walking import OUTSIDE, walk
 ACCEPTED = f"an existing folder, a table ({' '.join(GIVEN)}) or a .tar file"
 DEFAULT_RULES = SourceRules()
 _TAR = "write WebDataset tars, Parquet or files of them"
+_ARRAYS = "write pictures as PNG files of arrays"
+_BATCHES = re.compile(r"(data_batch_\d|test_batch|batches\.meta)(\.bin)?|.*-ubyte(\.gz)?")  # CIFAR, MNIST
 UNREAD_FORMS = {  # files that hold whole datasets and are not read, by suffix
     ".arrow": "write Parquet of Arrow files (dataset.to_parquet)",
     **dict.fromkeys((".tfrecord", ".tfrecords", ".mdb", ".h5", ".hdf5", ".rec", ".mds", ".beton"), _TAR),
-    **dict.fromkeys((".npz", ".npy", ".pkl", ".pickle", ".mat"), "write pictures as PNG files of arrays"),
+    **dict.fromkeys((".npz", ".npy", ".pkl", ".pickle", ".mat"), _ARRAYS),
 }
 
 
@@ -84,7 +87,9 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         accepted = " ".join(sorted(READ_SUFFIXES))
         found = found_text(findings.ignored) or "nothing"
         hint = "; links=follow reads those behind links" if findings.ignored[OUTSIDE] else ""
-        hint += "".join(f"; {way}" for suffix, way in UNREAD_FORMS.items() if findings.ignored[suffix])
+        ways = [way for suffix, way in UNREAD_FORMS.items() if findings.ignored[suffix]]
+        ways += [_ARRAYS for name in tree.left if _BATCHES.fullmatch(PurePosixPath(name).name)]
+        hint += "".join(f"; {way}" for way in dict.fromkeys(ways))
         if tree.nameless:
             raise tree.nameless[0]
         raise UserError(
@@ -92,7 +97,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
         )
     labels, classes = numbering(counts.pairs)
     items.relabel(labels)
-    findings.said += [*_alike_but_for_case(classes), *_called_as_splits(classes)]
+    findings.said += [*_alike_but_for_case(classes), *_called_as_splits(classes), *_lists_of_splits(tree)]
     labelled = sum(n for pair, n in counts.times.items() if labels(*pair)[0] >= 0)
     findings.require_roles(rules, counts.texts, labelled)
     return Listing(
@@ -134,6 +139,14 @@ def _called_as_splits(classes: Sequence[str]) -> list[str]:
         f"warning: classes that are called as splits are: {', '.join(called)}; splits are a first level of "
         f"nothing but {', '.join(SPLITS)}; give one folder as the source to pack it alone"
     ]
+
+
+def _lists_of_splits(tree: Tree) -> list[str]:
+    """Say which lists of splits were not read: what they name as test data is packed with the rest."""
+    if tree.has_splits or len(tree.findings.split_lists) < 2:
+        return []
+    shown = ", ".join(tree.findings.split_lists[:4]) + (" ..." if tree.findings.split_lists[4:] else "")
+    return [f"warning: lists of splits are not read, and what they name is packed together: {shown}"]
 
 
 def _note_apart(tree: Tree, items: Iterable[Item]) -> None:

@@ -8,7 +8,8 @@ from data.media.formats import READ_SUFFIXES
 from data.raw.annotations.roles import MAY_MISS, MayMiss, looks_like
 from data.raw.annotations.text_encoding import encoding_of
 
-LISTINGS = (".txt", ".lst", ".json", ".yaml", ".yml", ".xml")
+LISTS = (".txt", ".lst", ".list", ".token", ".dat", ".captions", ".labels")  # a line a picture
+LISTINGS = (*LISTS, ".json", ".yaml", ".yml", ".xml", "")
 _ENDINGS = "|".join(suffix.removeprefix(".") for suffix in READ_SUFFIXES)
 _NAMED = re.compile(rf"[^\s\"',;|:]+\.(?:{_ENDINGS})\b", re.IGNORECASE)
 _OF_BOXES = ("annotation", "annotations")  # around the boxes of one picture in Pascal VOC

@@ -136,12 +136,18 @@ def require_columns(table: object, names: Iterable[str], columns: ColumnsConfig)
                 raise UserError(f"columns.{role}", column, f"a column of {table}; it has: {shown}")
     if not any(role_of(name, columns) == "path" for name in names):
         usual = " ".join(USUAL["path"])
+        urls = next((f"; img2dataset or video2dataset fetch those in {n!r}" for n in names if is_url(n)), "")
         raise UserError(
             f"{table}: the column 'path' is missing; it has: {shown} (the first line names the columns; "
-            f"taken as path are: {usual}; columns.path=NAME takes another)"
+            f"taken as path are: {usual}; columns.path=NAME takes another{urls})"
         )
     if double := sorted({name for name in names if list(map(plain, names)).count(plain(name)) > 1} - {""}):
         raise UserError(f"{table}: the column {double[0]!r} is there twice; rename one")
+
+
+def is_url(name: str) -> bool:
+    """Return whether a column is called as those of URLs are."""
+    return bool(re.fullmatch(r"(image|video|media|content)?urls?", plain(name)))
 
 
 def looks_like(role: MayMiss, name: str, values: Iterable[Any] = ()) -> bool:

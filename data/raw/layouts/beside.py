@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,12 +12,16 @@ from pathlib import PurePosixPath
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import LONGEST_BYTES, Annotation
 from data.raw.annotations.captions import carrier, combined, reads
-from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree
+from data.raw.layouts.tree import KINDS_OF_MEDIA, Tree, beginning
 
 Beside = dict[str, dict[str, str]]  # picture or its stem -> suffix -> file beside it
 
-CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts", "prompt", "txt")
-"""Folders whose files are called as pictures elsewhere are: `captions/0.txt` of `images/0.png`."""
+CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "prompts", "prompt", "txt", "metas", "labels")
+"""Folders whose files are called as pictures elsewhere are: `captions/0.txt` of `images/0.png`.
+
+`metas` is of Cosmos, `labels` of CogVideo, where it holds captions; YOLO's holds numbers.
+"""
+LABELS = "labels"
 OTHER_CASE = "file beside a picture, whose name differs from the picture's in case"
 TABLE_FIRST = "caption or label beside a file, not used: a table says another"
 
@@ -96,6 +101,9 @@ def _in_caption_folders(tree: Tree, media: Iterable[str]) -> Beside:
         for name in tree.left
         if carrier(PurePosixPath(name).suffix[1:]) == "text" and (key := _apart(name, CAPTION_FOLDERS))
     }
+    labels = next((name for name in files if LABELS in name.lower().split("/")), "")
+    if labels and not re.search(rb"[A-Za-z\x80-\xff]{2}", beginning(tree, labels)):
+        files = {name: key for name, key in files.items() if LABELS not in name.lower().split("/")}
     if not files:
         return {}
     called: dict[str, list[str]] = defaultdict(list)
@@ -124,6 +132,12 @@ def files_of(tree: Tree, name: str, beside: Beside) -> dict[str, str]:
     stem = str(PurePosixPath(name).with_suffix(""))
     files = {**beside.get(_composed(name), {}), **beside.get(_composed(stem), {})}
     return {suffix: file for suffix, file in files.items() if reads(suffix, tree.rules.captions)}
+
+
+def described(media: Iterable[str], beside: Beside) -> set[str]:
+    """Return the media with a caption or label beside them, whichever of these the settings have read."""
+    owners = {owner for owner, files in beside.items() if any(map(carrier, files))}
+    return {n for n in media if owners & {_composed(n), _composed(str(PurePosixPath(n).with_suffix("")))}}
 
 
 def _composed(name: str) -> str:

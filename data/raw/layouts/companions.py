@@ -1,4 +1,4 @@
-"""Files beside tars that repeat or describe them: from img2dataset, video2dataset, webdataset and `shard`."""
+"""Files beside tars that repeat or describe them, as img2dataset, video2dataset and `shard` write them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ NAME = "beside tars or numbered folders, repeating them"
 MOST_SHOWN = 6  # folders in a line
 MASK = re.compile(r"(.+)-(?:mask|cond)label\.[a-z]+", re.I | re.S)  # OneTrainer's, beside their picture
 NUMBERED = re.compile(r"\d{5}/img\d{8}\.\w+")  # files as `dataset_tool` of StyleGAN and EDM calls them
+THOUSANDS = re.compile(r"(?:[^/]*/)?(\d{5})/(\d{5})\.\w+")
 OWN = (MANIFEST, INDEX, MEDIA, LEFT_OUT, QUARANTINE, CONFIG)  # files of a raw dataset that is packed again
 
 
 def read(tree: Tree) -> Iterable[Item]:
     """Count and take the companions of tars; makes no samples."""
-    for tar in [name for name in tree.left if name.lower().endswith(".tar")]:
+    for tar in [name for name in tree.left if name.lower().endswith((".tar", ".tfrecord"))]:
         for ending in ENDINGS:
-            if (companion := tar[:-4] + ending) in tree.left:
+            if (companion := tar[: tar.rindex(".")] + ending) in tree.left:
                 tree.take([companion])
                 tree.findings.ignored[NAME] += 1
     _leave_masks(tree)
@@ -39,14 +40,21 @@ def read(tree: Tree) -> Iterable[Item]:
             tree.take(files)
             tree.findings.ignored[NAME] += len(files)
     media = tree.media()
-    if media and all(map(NUMBERED.fullmatch, media)):
-        tree.no_classes |= {PurePosixPath(name).parts[0] for name in media}
-        tree.findings.said.append("folders as dataset_tool of StyleGAN and EDM numbers them are no classes")
+    for tool, is_its in (("dataset_tool of StyleGAN and EDM", NUMBERED.fullmatch), ("FFHQ", _is_of_ffhq)):
+        if media and all(map(is_its, media)):
+            tree.no_classes |= {part for name in media for part in PurePosixPath(name).parts[:-1]}
+            tree.findings.said.append(f"folders as {tool} numbers them are no classes")
     if _is_own(tree):
         own = [name for name in OWN if name in tree.left]
         tree.take(own)
         tree.findings.ignored[NAME] += len(own)
     return ()
+
+
+def _is_of_ffhq(name: str) -> bool:
+    """Return whether a file is called as FFHQ's are: `01000/01999.png`, a thousand in a folder."""
+    match = THOUSANDS.fullmatch(name)
+    return match is not None and int(match[1]) == int(match[2]) // 1000 * 1000
 
 
 def _leave_masks(tree: Tree) -> None:

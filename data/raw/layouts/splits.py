@@ -22,7 +22,7 @@ OF_NO_CLASS = {"data", "default", *KINDS_OF_MEDIA}  # folders around splits of w
 
 def read(tree: Tree) -> Iterable[Item]:
     """Leave the files of other splits out of the tree, counted; makes no samples."""
-    if tree.given:
+    if tree.given or tree.has_splits:
         return ()
     content = [name for name in tree.left if name.lower().endswith((*MEDIA_SUFFIXES, ".tar", ".parquet"))]
     depth = _depth(content)

@@ -34,7 +34,8 @@ class Tree:
     tables: names of the tables that name samples of the source.  nameless: why others name none.
     no_classes: first-level folders that are parts of a dataset and no classes.
     has_splits: whether something in the source is a split.  named_otherwise: {file: column of a table that
-    names it and has no role}.  beside_tables: files beside pictures, once a table names one.
+    names it and has no role}.  conditions: {file: folder} of what may be a condition of a picture.
+    beside_tables: files beside pictures, once a table names one.
     """
 
     source: Path
@@ -49,6 +50,7 @@ class Tree:
     no_classes: set[str] = field(default_factory=set)
     has_splits: bool = False
     named_otherwise: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
     beside_tables: dict[str, dict[str, str]] | None = None
 
     @functools.cached_property

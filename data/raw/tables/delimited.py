@@ -67,6 +67,21 @@ def read(path: Path, encoding: Encoding, within: str, *, one_by_one: bool = Fals
     return Table(path, names, rows, head, ", ".join(how), headless=_first_file(path, names))
 
 
+def read_called_text(path: Path, encoding: Encoding, within: str) -> Table | None:
+    """Open a table that is called `.txt`, as Flickr8k's `captions.txt` is; None unless the header says so.
+
+    It names a column for the path and one for a caption or label, and nothing that is no word.
+    """
+    with open_within(path, within) as file:
+        data = file.read(LOOKED_AT)
+    first = data.decode(encoding_of(data, encoding), errors="replace").partition("\n")[0].strip("\r\ufeff")
+    for delimiter in DELIMITERS:
+        roles = {role_of(name.strip()) for name in first.split(delimiter)}
+        if "path" in roles and roles & {"text", "label", "class"}:
+            return read(path, encoding, within)
+    return None
+
+
 def _single_quoted(columns: tuple[str, ...], head: tuple[Mapping[str, str], ...]) -> list[str]:
     """Return the columns all of whose first texts stand in single quotes, which CSV does not quote with."""
     found = {name: [fields[name] for fields in head if fields.get(name)] for name in columns}

@@ -13,6 +13,7 @@ from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.captions import without_repetition
 from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
 from data.raw.opening import lines_of, open_within, opener_within, read_within
+from data.raw.tables.json_joined import rows_in
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
 
 KOHYA = {"caption", "tags"}  # fields of a picture in the metadata that kohya's scripts write
@@ -55,7 +56,7 @@ def read_whole(path: Path, encoding: Encoding, within: str) -> Table | None:
         raise UserError(f"{path}: not readable JSON in {name}: {error}{hint}") from None
     del data
     if isinstance(content, dict):
-        content = _by_file(content)
+        content = _by_file(content) or rows_in(content)
     if not isinstance(content, list) or not any(isinstance(row, dict) for row in content):
         return None
     listed: list[Any] = content

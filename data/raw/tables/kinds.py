@@ -9,6 +9,12 @@ from data.raw.annotations.text_encoding import Encoding
 from data.raw.tables import delimited, json_rows, line_pairs, parquet_rows
 from data.raw.tables.rows import Table
 
+
+def _read_text(path: Path, encoding: Encoding, within: str) -> Table | None:
+    """Open a list that belongs to another line by line, or a table whose first line says that it is one."""
+    return line_pairs.read(path, encoding, within) or delimited.read_called_text(path, encoding, within)
+
+
 # Each opens a table; None where the file is none, though its name allows it.
 READERS: Mapping[str, Callable[[Path, Encoding, str], Table | None]] = {
     ".csv": delimited.read,
@@ -18,7 +24,7 @@ READERS: Mapping[str, Callable[[Path, Encoding, str], Table | None]] = {
     ".ndjson": json_rows.read_lines,
     ".json": json_rows.read_whole,
     ".parquet": parquet_rows.read,
-    ".txt": line_pairs.read,
+    ".txt": _read_text,
 }
 GIVEN = tuple(suffix for suffix in READERS if suffix != ".txt")  # suffixes of a source that is a table
 

@@ -1,4 +1,8 @@
-"""Two text files that belong together line by line: finetrainers' `prompts.txt` beside `videos.txt`."""
+"""Two text files that belong together line by line: finetrainers' `prompts.txt` beside `videos.txt`.
+
+CogVideo's image-to-video trainer has `images.txt` as a third; LTX-Video-Trainer writes `NAME_captions.txt`
+and `NAME_paths.txt`.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +16,58 @@ from data.raw.opening import read_within
 from data.raw.tables.rows import HEAD, Row, Table
 
 PROMPTS = ("prompts.txt", "prompt.txt", "captions.txt", "caption.txt")
-MEDIA_LISTS = ("videos.txt", "video.txt", "images.txt", "image.txt")
+VIDEO_LISTS = ("videos.txt", "video.txt")
+IMAGE_LISTS = ("images.txt", "image.txt")
+PATHS, CAPTIONS = "_paths.txt", "_captions.txt"
 
 
 def read(path: Path, encoding: Encoding, within: str) -> Table | None:
     """Open the pair of which `path` is the list of media; None if it is none.
 
-    UserError if several lists lie in the folder, or the two do not have equally many lines.
+    A list of images beside one of videos names their conditions. UserError if several lists lie in the
+    folder, or those that belong together do not have equally many lines.
     """
-    texts = [path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()]
-    if path.name not in MEDIA_LISTS or not texts:
+    prompts, conditions = _partners(path)
+    if prompts is None:
         return None
-    lists = [name for name in MEDIA_LISTS if path.with_name(name).is_file()]
-    if len(texts) > 1:
-        raise UserError(
-            f"{path.parent}: {' and '.join(file.name for file in texts)}: one list of prompts expected"
-        )
-    if len(lists) > 1:
-        raise UserError(f"{path.parent}: {' and '.join(lists)} beside {texts[0].name}: one list expected")
-    media, prompts = _lines(path, encoding, within), _lines(texts[0], encoding, within)
-    if len(media) != len(prompts):
-        raise UserError(
-            f"{texts[0]} has {counted(len(prompts), 'line')}, {path.name} {len(media)}; "
-            "line k of one belongs to line k of the other"
-        )
+    names = {"path": path, "text": prompts} | {file.name: file for file in conditions}
+    columns = {column: _lines(file, encoding, within) for column, file in names.items()}
+    for column, file in names.items():
+        if len(columns[column]) != len(columns["path"]):
+            raise UserError(
+                f"{file} has {counted(len(columns[column]), 'line')}, {path.name} {len(columns['path'])}; "
+                "line k of one belongs to line k of the other"
+            )
 
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
-        for number, (name, text) in enumerate(zip(media, prompts, strict=True), 1):
-            yield Row(number, {"path": name.strip(), "text": text.strip()})
+        for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+            yield Row(number, dict(zip(columns, map(str.strip, values), strict=True)))
 
     head = tuple(row.fields for row, _ in zip(rows(), range(HEAD), strict=False))
-    return Table(
-        path, ("path", "text"), rows, head, f"line by line with {texts[0].name}", also=(texts[0].name,)
-    )
+    also = (prompts.name, *(file.name for file in conditions))
+    return Table(path, tuple(columns), rows, head, f"line by line with {' and '.join(also)}", also=also)
+
+
+def _partners(path: Path) -> tuple[Path | None, list[Path]]:
+    """Return the list of captions that belongs to a list of media, None for none, and lists of conditions."""
+    if path.name.endswith(PATHS):
+        captions = path.with_name(path.name.removesuffix(PATHS) + CAPTIONS)
+        return (captions, []) if captions.is_file() else (None, [])
+    texts = _there(path, PROMPTS)
+    if path.name not in (*VIDEO_LISTS, *IMAGE_LISTS) or not texts:
+        return None, []
+    videos, images = _there(path, VIDEO_LISTS), _there(path, IMAGE_LISTS)
+    for kind, files in (("prompts", texts), ("videos", videos), ("images", images)):
+        if len(files) > 1:
+            shown = " and ".join(file.name for file in files)
+            raise UserError(f"{path.parent}: {shown}: one list of {kind} expected")
+    if videos and path.name in IMAGE_LISTS:
+        return None, []  # read with the list of videos
+    return texts[0], [file for file in images if file != path]
+
+
+def _there(path: Path, names: tuple[str, ...]) -> list[Path]:
+    return [file for name in names if (file := path.with_name(name)).is_file()]
 
 
 def _lines(path: Path, encoding: Encoding, within: str) -> list[str]:

@@ -104,7 +104,7 @@ def test_a_compressed_table_is_not_passed_over(tmp_path: Path, name: str) -> Non
 
 
 def test_a_list_that_is_no_table_is_told_what_makes_it_one(tmp_path: Path) -> None:
-    files = {**pictures("0.png", "1.png"), "captions.txt": "image,caption\n0.png,t0\n1.png,t1\n"}
+    files = {**pictures("0.png", "1.png"), "captions.txt": "0.png,t0\n1.png,t1\n"}
     with pytest.raises(UserError, match=r"captions.txt; the suffix .csv or .tsv, and a first line such as"):
         listed(tmp_path, files)
 
@@ -166,8 +166,12 @@ def test_words_for_nothing_are_no_captions(tmp_path: Path) -> None:
 
 def test_captions_of_samples_called_by_number_are_not_lost(tmp_path: Path) -> None:
     rows = {"sentences": [{"video_id": "0", "caption": "a man"}], "videos": [{"video_id": "0"}]}
+    assert list(texts(listed(tmp_path, {**pictures("v/0.png"), "info.json": json.dumps(rows)})).values()) == [
+        "a man"
+    ]
+    other = {"captions": [{"video": "0", "caption": "a man"}], "films": [{"number": "0"}]}
     with pytest.raises(UserError, match="the file info"):
-        listed(tmp_path, {**pictures("v/0.png"), "info.json": json.dumps(rows)})
+        listed(tmp_path, {**pictures("v/0.png"), "info.json": json.dumps(other)})
 
 
 def test_classes_that_differ_in_case_alone_are_told(tmp_path: Path) -> None:

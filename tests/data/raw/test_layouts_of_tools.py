@@ -145,7 +145,7 @@ def test_masks_controls_and_lists_of_trainers_are_no_samples(tmp_path: Path) -> 
         "1-masklabel.png": "",
     }
     assert "1 x caption file of several lines, taken as one caption" in listing.said
-    assert any("2 mask or condition of OneTrainer" in s and "2 of a trainer" in s for s in listing.said)
+    assert any("2 mask or condition of OneTrainer" in s and "3 of a trainer" in s for s in listing.said)
 
 
 def test_a_table_may_lie_beside_the_folder_of_its_files(tmp_path: Path) -> None:

@@ -104,3 +104,89 @@ def test_of_tables_of_other_splits_only_the_files_matter(tmp_path: Path) -> None
     columns = ColumnsConfig(path="id", text="label")
     listing = listed(tmp_path, {"v/1.webm": PNG, "v/2.webm": PNG, **tables}, columns=columns, split="train")
     assert [(item.name, item.text) for item in listing.items] == [("v/1.webm", "holding a potato")]
+
+
+@pytest.mark.parametrize(("prompts", "media"), [("prompt.txt", "videos.txt"), ("captions.txt", "image.txt")])
+def test_finetrainers_lists(tmp_path: Path, prompts: str, media: str) -> None:
+    """finetrainers, finetrainers/data/dataset.py: COMMON_CAPTION_FILES and so on."""
+    lists = {prompts: "red\nblue\n", media: "m/0.mp4\nm/1.mp4\n"}
+    listing = listed(tmp_path, {"m/0.mp4": PNG, "m/1.mp4": PNG, **lists})
+    assert [(item.name, item.text) for item in listing.items] == [("m/0.mp4", "red"), ("m/1.mp4", "blue")]
+
+
+def test_cogvideos_images_are_conditions_of_its_videos(tmp_path: Path) -> None:
+    """CogVideo, finetune/scripts/extract_images.py writes images.txt; its trainer makes first_frames."""
+    lists = {"prompts.txt": "red\nblue\n", "videos.txt": "videos/0.mp4\nvideos/1.mp4\n"}
+    films = {"videos/0.mp4": PNG, "videos/1.mp4": PNG}
+    frames = {**pictures("images/0.png", "images/1.png"), "images.txt": "images/0.png\nimages/1.png\n"}
+    listing = listed(tmp_path / "a", {**films, **lists, **frames})
+    assert [(i.name, i.text) for i in listing.items] == [("videos/0.mp4", "red"), ("videos/1.mp4", "blue")]
+    assert any("2 named by column 'images.txt' alone" in said for said in listing.said)
+    with pytest.raises(UserError, match=r"images.txt has 1 line, videos.txt 2; line k"):
+        listed(tmp_path / "b", {**films, **lists, **frames, "images.txt": "images/0.png\n"})
+    listing = listed(
+        tmp_path / "c", {**films, **lists, **pictures("first_frames/0.png", "first_frames/1.png")}
+    )
+    assert [item.name for item in listing.items] == list(films)
+    assert any("2 condition of a picture, in first_frames/" in said for said in listing.said)
+
+
+def test_ltx_writes_captions_and_paths_as_lists(tmp_path: Path) -> None:
+    """LTX-Video-Trainer, scripts/caption_videos.py: OutputFormat.TXT."""
+    lists = {"dataset_captions.txt": "red\nblue\n", "dataset_paths.txt": "a.mp4\nb.mp4\n"}
+    listing = listed(tmp_path, {"a.mp4": PNG, "b.mp4": PNG, **lists})
+    assert [(item.name, item.text) for item in listing.items] == [("a.mp4", "red"), ("b.mp4", "blue")]
+
+
+@pytest.mark.parametrize("folder", ["metas", "labels"])
+def test_folders_of_captions_by_trainers(tmp_path: Path, folder: str) -> None:
+    """cosmos-predict2, documentations/post-training_video2world.md; CogVideo, sat/README.md."""
+    captions = {f"{folder}/{k}.txt": f"text {k}\n" for k in (1, 2)}
+    films = {"videos/1.mp4": PNG, "videos/2.mp4": PNG, "t5_xxl/1.pickle": b"\x80"}
+    assert [item.text for item in listed(tmp_path, {**films, **captions}).items] == ["text 1", "text 2"]
+
+
+def test_boxes_of_yolo_are_no_captions(tmp_path: Path) -> None:
+    files = {**pictures("images/0.png"), "labels/0.txt": "0 0.5 0.5 0.1 0.1\n"}
+    listing = listed(tmp_path, files, classes=False)
+    assert [item.text for item in listing.items] == [""]
+    assert any("labels/*.txt" in said for said in listing.said)
+
+
+CONDITIONS = [
+    ("mask", {"image/a.png": PNG, "image/a.txt": "red", "mask/a.png": PNG}),  # diffusion-pipe, kohya
+    ("control_dir", {"image/a.png": PNG, "image/a.txt": "red", "control_dir/a_0.png": PNG}),  # musubi-tuner
+    ("control_dir", {"video/a.mp4": PNG, "video/a.txt": "red", "control_dir/a/0001.png": PNG}),
+    ("depth", {"videos/a.mp4": PNG, "captions/a.txt": "red", "depth/a.mp4": PNG}),
+]
+
+
+@pytest.mark.parametrize(("folder", "files"), CONDITIONS)
+def test_conditions_of_captioned_pictures_are_no_samples(
+    tmp_path: Path, folder: str, files: dict[str, bytes | str]
+) -> None:
+    """musubi-tuner, docs/dataset_config.md: control_directory; diffusion-pipe, examples/dataset.toml."""
+    listing = listed(tmp_path, files)
+    assert [item.text for item in listing.items] == ["red"]
+    assert any(f"1 condition of a picture, in {folder}/" in said for said in listing.said)
+    assert len(list_source(tmp_path, SourceRules(captions="none")).items) == 1
+
+
+def test_folders_called_as_conditions_stay_samples_where_nothing_says_otherwise(tmp_path: Path) -> None:
+    classes = listed(tmp_path / "a", pictures("control/0.png", "treated/0.png"))
+    assert classes.classes == ("control", "treated")
+    assert any("called as conditions of pictures are packed as samples: control;" in s for s in classes.said)
+    own = {**pictures("pose/1.png", "image/0.png"), "image/0.txt": "red"}
+    assert len(listed(tmp_path / "b", own).items) == 2
+
+
+def test_caches_of_simpletuner_are_passed_over(tmp_path: Path) -> None:
+    """SimpleTuner, documentation/DATALOADER.md: aspect_ratio_bucket_indices_*.json."""
+    files = {
+        **pictures("a.png"),
+        "aspect_ratio_bucket_indices_id.json": '{"aspect_ratio_bucket_indices": {"1.0": ["a.png"]}}',
+        "aspect_ratio_bucket_metadata_id.json": '{"a.png": {"original_size": [3, 4]}}',
+    }
+    listing = listed(tmp_path, files)
+    assert [(item.name, item.text) for item in listing.items] == [("a.png", "")]
+    assert any("2 of a trainer" in said for said in listing.said)

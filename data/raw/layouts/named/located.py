@@ -20,6 +20,7 @@ from data.raw.tables.delimited import is_single_quoted
 LONGEST_PATH = 4096  # Linux's PATH_MAX
 LONGEST_BASE = 300  # characters; names of files have at most 255
 BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # JPEG, PNG, GIF and WebP
+_NUMBERED = re.compile(r"(\.\w+)#\d+")  # of Flickr30k, which numbers the captions of a picture
 BACKSLASHES = "path with \\, read as /"
 _SUFFIXES = (*MEDIA_SUFFIXES, *(suffix.upper() for suffix in MEDIA_SUFFIXES))
 ELSEWHERE = "is not there, and lies outside of the source; write it relative to the table"
@@ -91,6 +92,7 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
         return path, "'~' is not expanded in tables; write the whole path, or one relative to the table"
     if is_single_quoted(text):
         return path, "in single quotes, which belong to the name; CSV quotes with double ones"
+    text = _NUMBERED.sub(r"\1", text)
     forward = text.replace("\\", "/")
     if forward != text and PureWindowsPath(text).drive:
         return path, "a path on a Windows drive, which is not here; write it relative to the table"
@@ -117,7 +119,6 @@ def _beside(folder: str, text: str) -> list[str]:
 def _written_otherwise(folder: str, text: str) -> Iterator[str]:
     """Yield what a path may mean: without spaces around it, encoded as in URLs, from a folder further up."""
     yield text.strip()
-    yield re.sub(r"#\d+$", "", text)  # of Flickr30k's `.token`, which numbers the captions of a picture
     if "%" in text:
         yield unquote(text)
     parts, above = text.split("/"), os.path.abspath(folder).split("/")

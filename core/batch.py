@@ -76,11 +76,13 @@ class Batch:
         """Move every tensor (asynchronously from pinned memory); return self where they are there already."""
         if self.arrived is not None:
             self.arrived()
-        if self.x.device == device:
-            return replace(self, x=in_numbers(self.x)) if self.x.dtype == torch.uint8 else self
+        there = self if self.x.device == device else self.sent(device)
+        return replace(there, x=in_numbers(there.x)) if there.x.dtype == torch.uint8 else there
+
+    def sent(self, device: torch.device) -> Batch:
+        """Move every tensor, pixels as they are (asynchronously from pinned memory)."""
         names = ("x", "id", "position", "weight")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        moved["x"] = in_numbers(moved["x"])
         condition, features = self.condition.to(device), _to(self.features, device, None)
         stills = _to(self.stills, device, None)
         return replace(self, **moved, condition=condition, features=features, stills=stills)

@@ -27,7 +27,6 @@ from core.train.trainer import Trainer
 from core.train.training_data import TrainingData
 from core.train.validation import ValidationConfig
 from data.loading import uploading
-from data.loading.ahead import read_ahead
 from data.loading.sources.kinds import LatentSource, Loader
 from data.order.plan_report import bucket_lines
 from models.denoisers.network import DenoiserConfig, Example
@@ -221,13 +220,11 @@ def _is_prepared(source: LatentSource, world: World) -> bool:
 
 def _ahead(
     trained: Data, objective: LatentObjective, depth: int, seed: int, world: World
-) -> Callable[[int], Iterator[list[Batch]]] | None:
-    """Return what gives batches that are made or sent ahead; None where the loader's own are taken."""
-    if not trained.source.gives_latents:
-        return None
+) -> Callable[[int], Iterator[list[Batch]]]:
+    """Return what gives batches that are read ahead, and beside a step prepared or sent to its device."""
     if _is_prepared(trained.source, world):
         return prepared.batches(trained.loader.load, depth, objective, seed)
-    return partial(read_ahead, uploading.ahead(trained.loader.load, world.device), depth=depth)
+    return uploading.steps_ahead(trained.loader.load, world.device, depth)
 
 
 def uncompiled(objective: ObjectiveConfig) -> str:

@@ -59,15 +59,15 @@ def make_training_data(
     *,
     passes: int,
     validation: Callable[[], Iterable[Batch]],
-    batches: Callable[[int], Iterator[list[Batch]]] | None = None,
+    batches: Callable[[int], Iterator[list[Batch]]],
 ) -> TrainingData:
     """Make the trainer's data.
 
     passes: of the network in a step of the objective (`ObjectiveConfig.passes`).  batches: those of the
-    loader, with more in them; None takes its own.
+    loader, read ahead.
     """
     return TrainingData(
-        batches=batches or loader,
+        batches=batches,
         largest=loader.largest,
         validation=validation,
         work_of=Workload(model, source.latent_grid, passes).of,

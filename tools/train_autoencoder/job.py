@@ -32,6 +32,7 @@ from data.dataset.faults import require_no_program_errors
 from data.dataset.index import Dataset
 from data.dataset.quarantine import Quarantine
 from data.dataset.schema import QUARANTINE
+from data.loading import uploading
 from data.loading.pixels import PixelConfig, PixelLoader
 from data.order.buckets import Bucket
 from data.raw.decoding import decoding_identity
@@ -158,7 +159,11 @@ def train(
             ReconstructionObjective(config.objective, config.model),
             config.ema,
         ),
-        TrainingData(batches=loader, largest=loader.largest, samples=loader.plan.samples),
+        TrainingData(
+            batches=uploading.steps_ahead(loader.load, world.device, config.data.prefetch),
+            largest=loader.largest,
+            samples=loader.plan.samples,
+        ),
         config.trainer,
         folder=output,
         seed=config.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_more_memory_never_takes_fewer_samples_and_all_take_whole_shares(
     assert seen[0] == [1, 1]
     assert seen[-1] == [24, 8]  # of the shapes' groups
     assert seen[0] < seen[1] < seen[2]
+
+
+def test_pixels_that_wait_on_a_gpu_are_counted_as_bytes(raw: Dataset, tmp_path: Path) -> None:
+    """Three steps of 24 images or 8 clips of five frames: one is computed with and two are read ahead."""
+    found = config(raw, tmp_path, "data.group_size=24")
+    waiting = {}
+    for kind in ("cpu", "cuda"):
+        world = World(0, 1, 0, torch.device(kind))
+        loader = loader_of(found, World(0, 1, 0, torch.device("cpu")))
+        (waiting[kind],) = memory_of_run(found, loader).read_ahead(world).values()
+        shapes = zip(loader.plan.group_sizes, loader.buckets, strict=True)
+    assert waiting["cuda"] == 3 * max(size * 3 * math.prod(bucket) for size, bucket in shapes)
+    assert waiting["cpu"] == 4 * waiting["cuda"]
 
 
 def test_each_shape_has_its_own(raw: Dataset, tmp_path: Path, machine: Machine) -> None:

@@ -162,10 +162,11 @@ class MemoryOfRun:
         return own_bytes(self.own, self.engine, world.size, on_node, saves=saves) | taught
 
     def read_ahead(self, world: World) -> dict[str, int]:
-        """Bytes of samples that lie in the same memory as tensors: latents are sent to a GPU ahead."""
-        if world.device.type != "cpu" and self.planned[0].over_shapes is None:
-            return {}  # pixels wait in the host's memory
-        return {"samples read ahead": (self.prefetch + 1) * self._step_bytes()}
+        """Bytes of samples that lie in the same memory as tensors: they are sent to a GPU ahead, pixels as
+        bytes.
+        """
+        are_bytes = world.device.type != "cpu" and self.planned[0].over_shapes is None
+        return {"samples read ahead": (self.prefetch + 1) * self._step_bytes(1 if are_bytes else 4)}
 
     def update_excess(self, world: World) -> int:
         """Bytes that an update takes where passes have their activations."""
@@ -205,9 +206,9 @@ class MemoryOfRun:
         shared = self.engine.sequence_parallel  # each of these ranks holds its share of the tokens
         return Measured(*([count // shared for count in trace] for trace in found))
 
-    def _step_bytes(self) -> int:
+    def _step_bytes(self, of_number: int) -> int:
         plan, shapes = self.planned[0].plan, self.planned[0].shapes
-        of_sample = [4 * torch.Size(shape).numel() for shape in shapes]
+        of_sample = [of_number * torch.Size(shape).numel() for shape in shapes]
         for number, more in enumerate(self.planned[0].beside):
             of_sample[number] += more
         group = max(plan.share(n) * of_sample[n] for n in self.planned[0].used)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from data.media.formats import suffix_of
+from data.media.formats import VIDEO_FORMATS, suffix_of
 
-RULES = 3  # datasets made before rules were written have 0
+RULES = 4  # datasets made before rules were written have 0
 FIRST = 1
 ANEW = "rules"  # property of `data.media.formats.Media.found`: a kind, and since which version
 _SINCE = ", since media rules "
-_KINDS = {"tif", "bmp", "avi", "mkv"}  # some files of these
-_PALETTES = (b"smc ", b"rle ", b"8BPS", b"raw ", b"cvid")  # codecs of QuickTime that may have one
+_KINDS = {"tif", "bmp", *VIDEO_FORMATS}  # some files of these
 
 
 def read_anew(kind: str, version: int) -> dict[str, str]:
@@ -43,7 +42,7 @@ def may_differ(data: bytes, version: int) -> bool:
     if version >= RULES or version < FIRST:
         return version < FIRST
     suffix = suffix_of(data)
-    if suffix == "mp4":
-        return any(name in data for name in _PALETTES)
-    marks = {"png": (b"acTL", b"gAMA"), "avif": (b"clap", b"moov")}.get(suffix, ())
+    marks = {"png": (b"acTL", b"gAMA", b"tRNS"), "avif": (b"clap", b"moov"), "webp": (b"ANMF",)}.get(
+        suffix, ()
+    )
     return suffix in _KINDS or any(mark in data for mark in marks)

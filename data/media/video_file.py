@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from core.progress import counted
-from data.media.film.cropping import container_crop
+from data.media.film.cropping import UNALIGNED, container_crop
 from data.media.film.decoders import decoder_of
 from data.media.film.ebml import missing_bytes
 from data.media.film.frame_table import listed_packets, read_table, with_listed_keys
@@ -48,6 +48,7 @@ class Video:
         self._tags = Tags.of(self.stream)  # before frames are decoded, whose codec overwrites them
         context.thread_count = 1  # samples, not frames, are decoded at the same time
         self._reordered = False  # known to leave the decoder in another order than that of their times
+        context.flags |= UNALIGNED
         context.copy_opaque = True  # a frame tells which packet it is of
         limits.check_picture(context.width, context.height)
         self.suffix = suffix_of(data)

@@ -94,3 +94,13 @@ def with_property(picture: bytes, content: bytes) -> bytes:
     at = out.index(before, out.index(b"iloc"))  # where the picture's bytes are
     out[at : at + 4] = after
     return bytes(out)
+
+
+def palette_of_bytes(numbers: np.ndarray, colours: np.ndarray) -> bytes:
+    """Return a TIFF of uint8 (H, W) numbers of colours, uint8 (N, 3), stated as bytes."""
+    height, width = numbers.shape
+    table = np.zeros((3, 256), int)
+    table[:, : len(colours)] = colours.T
+    entries = {256: (width,), 257: (height,), 258: (8,), 259: (1,), 262: (3,), 277: (1,), 278: (height,)}
+    entries |= {279: (numbers.size,), 320: tuple(table.flatten().tolist())}
+    return _tiff_of(entries, 273, [numbers.tobytes()], "<")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 from data.media.film.ebml import CLUSTER, SEGMENT, TRACKS, elements
 from data.media.film.geometry import Crop
@@ -17,6 +18,26 @@ from data.media.formats import MediaError
 _ENTRY = 78  # bytes of a VisualSampleEntry before its boxes (ISO/IEC 14496-12, 12.1.3)
 _ENTRIES, _VIDEO = 0xAE, 0xE0  # RFC 9559, section 5.1
 _CROPS = {0x54CC: "left", 0x54BB: "top", 0x54DD: "right", 0x54AA: "bottom"}
+
+
+UNALIGNED = 1  # AV_CODEC_FLAG_UNALIGNED: else decoders leave what is cut at the left in, if it is under 32
+
+
+def crops_at_the_left(context: Any, packets: Iterator[Any]) -> bool:
+    """Return whether a codec cuts its pictures at the left by less than decoders do unasked.
+
+    context: its decoder, which has decoded a frame.  packets: of the stream, from the first on.
+    """
+    if context.name not in ("h264", "hevc") or context.coded_width == context.width:
+        return False
+    import av
+
+    plain: Any = av.CodecContext.create(context.name, "r")
+    plain.extradata, plain.thread_count = context.extradata, 1
+    for packet in packets:
+        for frame in plain.decode(packet):
+            return bool(frame.width != context.width)
+    return False
 
 
 def container_crop(data: bytes, suffix: str, number: int) -> Crop:

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from data.media.colour import UNSAID, Colour, ColourMode, colour_of, over_white, to_display
 from data.media.formats import MediaError
+from data.media.media_rules import read_anew
 
 # H.273 codes of matrices that swscale knows; 0 is RGB.
 _MATRICES = {0, 1, UNSAID, 3, 4, 5, 6, 7, 9}
 _ITU709, _ITU601, _BT2020 = 1, 5, 9
 _DOLBY_VISION = {"dvh1", "dvhe", "dvav", "dva1", "dav1"}
+LIMITED = 1  # FFmpeg's code of the range
 HD = (1280, 576)  # an untagged frame is HD if longer than the first, or its shorter side exceeds the second
 
 
@@ -52,12 +54,14 @@ class Look(NamedTuple):
     """matrix: swscale's number of the matrix of the frame's luma and chroma, None where frames say it.
 
     convert: whether colours are converted, at 16 bits.  alpha: whether frames are laid over white.
+    limited_grey: whether they are grey of limited range, which swscale takes for full.
     """
 
     colour: Colour
     matrix: int | None
     convert: bool
     alpha: bool
+    limited_grey: bool = False
 
     @property
     def format(self) -> str:
@@ -78,7 +82,8 @@ def look_of(frame: Any, mode: ColourMode) -> Look:
     colour = colour_of(frame.color_primaries, frame.color_trc)
     if mode == "refuse" and not colour.is_plain:
         raise MediaError(f"has colours {colour}, and colour=refuse")
-    return Look(colour, matrix, mode == "convert" and not colour.is_plain, has_alpha)
+    converts = mode == "convert" and not colour.is_plain
+    return Look(colour, matrix, converts, has_alpha, is_limited_grey(frame))
 
 
 def film_found(frame: Any, mode: ColourMode) -> dict[str, str]:
@@ -92,12 +97,26 @@ def film_found(frame: Any, mode: ColourMode) -> dict[str, str]:
         found["matrix"] = "not said, taken for BT.2020" if look.matrix == _BT2020 else "not said, HD"
     if look.alpha:
         found["alpha"] = "transparent"
+    if look.limited_grey:
+        found |= read_anew("a grey film of limited range", 4)
     return found
 
 
 def has_transparency(format: Any) -> bool:
     """Return whether frames of this format have alpha; a palette's is left out, which files do not state."""
     return not format.has_palette and any(component.is_alpha for component in format.components)
+
+
+def is_limited_grey(frame: Any) -> bool:
+    """Return whether a frame has luma alone, and says that it is of limited range."""
+    return frame.color_range == LIMITED and frame.format.name.startswith(("gray", "ya"))
+
+
+def _expanded(plane: np.ndarray) -> np.ndarray:
+    """Bring luma of limited range, 16 to 235 of 255, to full range."""
+    whole = np.iinfo(plane.dtype).max
+    full = (plane.astype(np.float32) - 16 / 255 * whole) * (255 / 219)
+    return np.rint(full).clip(0, whole).astype(plane.dtype)
 
 
 def _untagged(frame: Any) -> int:
@@ -111,6 +130,8 @@ def _untagged(frame: Any) -> int:
 def to_rgb(frame: Any, look: Look) -> list[NDArray[np.uint8]]:
     """Convert a frame in `look.format` to red, green and blue, uint8 (H, W) each."""
     planes = planes_of(frame, look)
+    if look.limited_grey:
+        planes[:3] = [_expanded(planes[0])] * 3
     if not look.convert and not look.alpha:
         return planes
     rgb: NDArray[np.uint8] = np.stack(planes[:3], -1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.progress import counted
 from data.media.colour import ColourMode
+from data.media.film.cropping import crops_at_the_left
 from data.media.film.geometry import SQUARE, Crop, turn_of
 from data.media.film.interlacing import Fields, FieldWatch
 from data.media.film.looks import film_found
@@ -114,4 +115,8 @@ def _read_anew(video: Video) -> dict[str, str]:
     """Name the kind of film that a version of the media rules reads otherwise than the one before."""
     if video.has_palette:
         return read_anew("a film of a palette", 2)
-    return read_anew("a Matroska film with times below 0", 2) if video.reads_once else {}
+    if video.reads_once:
+        return read_anew("a Matroska film with times below 0", 2)
+    if crops_at_the_left(video.context, video.packets_from(None)):
+        return read_anew("a film that its codec cuts at the left", 4)
+    return {}

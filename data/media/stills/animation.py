@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from core.progress import counted
 from data.media.colour import ColourMode, over_white
 from data.media.film.times import Times
 from data.media.formats import MediaError, MediaLimits
+from data.media.stills.apng import composed, has_mixed_pictures
 from data.media.stills.deep import delays_of_avif
 from data.media.stills.rendering import Pixels, from_image, require_convertible, shown_part, turned
 from data.media.stills.still import Still
@@ -28,16 +30,24 @@ def animation_frames(still: Still, limits: MediaLimits, mode: ColourMode) -> Ite
     require_convertible(still, mode)
     if still.frames > limits.frames:
         raise MediaError(f"has more than {limits.frames} frames, the limit")
+    for delay, image in _pictures(still):
+        pixels, alpha = from_image(still, image, mode)
+        shown = pixels if alpha is None else over_white(pixels, alpha)
+        shown = turned(shown_part(still, shown), still.orientation)
+        yield delay if delay > SHORTEST_MS else INSTEAD_MS, shown
+
+
+def _pictures(still: Still) -> Iterator[tuple[float, Any]]:
+    """Yield (milliseconds for which it is shown, loaded Pillow image) of each picture."""
+    if still.suffix == "png" and has_mixed_pictures(still.data):
+        yield from composed(still.data)
+        return
     whole = still.image.n_frames
     exact = delays_of_avif(still.data, still.frames) if still.suffix == "avif" else None
     for number in range(whole - still.frames, whole):  # a PNG may have a picture before those of its film
         still.image.seek(number)
         still.image.load()
-        delay = float(exact[number] if exact else still.image.info.get("duration") or 0)
-        pixels, alpha = from_image(still, still.image, mode)
-        shown = pixels if alpha is None else over_white(pixels, alpha)
-        shown = turned(shown_part(still, shown), still.orientation)
-        yield delay if delay > SHORTEST_MS else INSTEAD_MS, shown
+        yield float(exact[number] if exact else still.image.info.get("duration") or 0), still.image
 
 
 def decode_animation(

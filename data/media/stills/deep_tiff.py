@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.media.stills.still import opened_tiff
+from data.media.stills.still import opened_image
 
 _COMPRESSION, _PHOTOMETRIC, _PLANAR, _TILE_WIDTH = 259, 262, 284, 322
 _OF_FFMPEG = {1, 5, 8, 32773, 32946}  # none, LZW, deflate, PackBits
@@ -50,7 +50,7 @@ def _loaded(data: bytes, *, swapped: bool) -> np.ndarray | None:
 
     swapped: whether the lower bytes are taken.
     """
-    with opened_tiff(data) as image:
+    with opened_image(data, "tif") as image:
         if image.mode.startswith("I;16"):
             return np.asarray(image).astype(np.uint16)
         if image.mode != "RGB":

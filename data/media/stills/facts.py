@@ -11,10 +11,13 @@ from data.media.film.measuring import VARIABLE
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
 from data.media.media_rules import read_anew
 from data.media.stills.animation import animation_frames
+from data.media.stills.apng import has_mixed_pictures
 from data.media.stills.deep_tiff import is_deep_mode, is_tiled
 from data.media.stills.density import declared_shape
+from data.media.stills.png_chunks import has_scaled_grey
 from data.media.stills.rendering import deep_codes, read_still, require_convertible
-from data.media.stills.still import Still, opened_still
+from data.media.stills.still import Still, has_palette_of_bytes, opened_still
+from data.media.stills.webp_canvas import has_free_canvas
 from data.media.stills.wholeness import require_whole
 
 DARK = 4095  # the largest code of 12 bits; pictures of 16 bits that do not exceed it are near black
@@ -107,6 +110,14 @@ def _read_anew(still: Still, mode: ColourMode) -> dict[str, str]:
         return read_anew("a BMP with an ICC profile", 2)
     if "impossible gAMA" in still.ignored:
         return read_anew("a PNG of an impossible gAMA", 2)
+    if still.suffix == "png" and still.frames > 1 and has_mixed_pictures(still.data):
+        return read_anew("an animated PNG of half clear pictures", 4)
+    if still.suffix == "png" and still.has_alpha and has_scaled_grey(still.data):
+        return read_anew("a PNG of 2 or 4 bits of which one grey is clear", 4)
+    if still.suffix == "webp" and has_free_canvas(still.data):
+        return read_anew("an animated WebP that leaves some of its canvas free", 4)
+    if still.suffix == "tif" and has_palette_of_bytes(still.image):
+        return read_anew("a TIFF with a palette of 8 bits", 4)
     if still.crop != Crop():
         return read_anew("an AVIF with a clean aperture", 2)
     if still.suffix == "png" and still.image.info.get("default_image") and still.frames == 1:

@@ -51,7 +51,7 @@ def read_png(data: bytes) -> PngFacts:
         if kind in _PIXELS:
             if len(chunk) == 12 + length and not is_right:
                 raise MediaError(f"damaged image: its chunk {kind.decode()} is not as it was written")
-            kept.append(chunk)
+            kept.append(_scaled(chunk, data) if kind == b"tRNS" else chunk)
         elif kind in _TEXT:
             ignored += ["large text"] * (length > LONGEST_TEXT)
         elif is_right:
@@ -72,6 +72,19 @@ def read_png(data: bytes) -> PngFacts:
     colour = None if profile else _colour(said)
     across, down, _ = struct.unpack(">IIB", said[b"pHYs"]) if len(said.get(b"pHYs", b"")) == 9 else (0, 0, 0)
     return PngFacts(b"".join(kept), depth, colour, profile, tuple(dict.fromkeys(ignored)), (across, down))
+
+
+def has_scaled_grey(data: bytes) -> bool:
+    """Return whether a PNG has grey of 2 or 4 bits, which Pillow brings to 8."""
+    return data[24:26] in (b"\2\0", b"\4\0")
+
+
+def _scaled(chunk: bytes, data: bytes) -> bytes:
+    """Return tRNS with the clear grey at 8 bits, as Pillow compares it, where a PNG has 2 or 4."""
+    if not has_scaled_grey(data) or len(chunk) != 14:
+        return chunk
+    most = 2 ** data[24] - 1
+    return _chunk(b"tRNS", struct.pack(">H", (int.from_bytes(chunk[8:10], "big") & most) * 255 // most))
 
 
 def is_possible(gamma: float) -> bool:

@@ -20,12 +20,14 @@ from data.media.stills.boxes import cropped, nclx
 from data.media.stills.heif import read_heif
 from data.media.stills.png_chunks import SRGB, read_png
 from data.media.stills.profiles import Profile, read_profile
+from data.media.stills.webp_canvas import with_clear_canvas
 
 UNCUT = Crop()
 PLAIN = Colour(*PRIMARIES[BT709], SRGB)
 ADOBE_GAMMA = 563 / 256
 _ORIENTATION, _EXIF_IFD, _COLOUR_SPACE, _INTEROP_IFD = 0x0112, 0x8769, 0xA001, 0xA005
 _NEW_SUBFILE, _DNG_VERSION, _EXTRA_SAMPLES, _BITS, _SAMPLE_FORMAT, _PLANAR = 254, 50706, 338, 258, 339, 284
+_PALETTE = 320
 # Pillow's mode of an image -> of the profile that fits; all others are RGB.
 _PROFILE_MODES = {
     **{"1": "L", "L": "L", "LA": "L", "La": "L", "I;16": "L", "I;16B": "L", "I": "L"},
@@ -112,7 +114,7 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
             yield _heif(data, limits)
             return
         png = read_png(data) if suffix == "png" else None
-        file = io.BytesIO(png.pixels if png else data)
+        file = io.BytesIO(png.pixels if png else with_clear_canvas(data) if suffix == "webp" else data)
         with Image.open(file, formats=[IMAGE_FORMATS[suffix]]) as image:
             limits.check_picture(*image.size)
             still = Still(suffix, image, data)
@@ -140,11 +142,11 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
         raise _damaged(error) from None
 
 
-def opened_tiff(data: bytes) -> Any:
-    """Open a TIFF once more, as Pillow's image."""
+def opened_image(data: bytes, suffix: str) -> Any:
+    """Open a picture of this kind, or a part of one, as Pillow's image."""
     from PIL import Image
 
-    return Image.open(io.BytesIO(data), formats=[IMAGE_FORMATS["tif"]])
+    return Image.open(io.BytesIO(data), formats=[IMAGE_FORMATS[suffix]])
 
 
 def _damaged(error: Exception) -> MediaError:
@@ -192,6 +194,8 @@ def _says_adobe(exif: Any) -> bool:
 
 def _by_kind(still: Still) -> Still:
     """Add what only files of this kind say."""
+    from PIL import ImagePalette
+
     image = still.image
     if still.suffix == "avif":
         codes, still = nclx(still.data), replace(still, crop=cropped(still.data, *image.size))
@@ -212,8 +216,15 @@ def _by_kind(still: Still) -> Still:
             f"is a TIFF of {depth}-bit{' signed' * signed} samples whose range nothing says: 8 or 16 bits "
             "without sign are accepted"
         )
+    if has_palette_of_bytes(image):
+        image.palette = ImagePalette.raw("RGB;L", bytes(tags[_PALETTE]))
     planes = depth == 16 and tags.get(_PLANAR) == 2
     return replace(still, depth=depth, pages=getattr(image, "n_frames", 1), deep_planes=planes)
+
+
+def has_palette_of_bytes(image: Any) -> bool:
+    """Return whether the palette of a TIFF, of 16 bits, uses 8 alone by mistake, as libtiff takes it."""
+    return image.format == "TIFF" and image.mode == "P" and max(image.tag_v2.get(_PALETTE, (256,))) < 256
 
 
 def _heif(data: bytes, limits: MediaLimits) -> Still:

@@ -270,3 +270,21 @@ def test_light_is_that_of_ffmpegs_zscale(transfer: int, tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True)
     theirs, ours = (seen((tmp_path / name).read_bytes()) for name in ("sdr.mkv", "hdr.mkv"))
     assert np.abs(theirs - ours).max() <= 2
+
+
+@pytest.mark.parametrize(("name", "scale"), [("gray", 1), ("gray10le", 4)])
+def test_grey_of_limited_range_is_brought_to_full(name: str, scale: int) -> None:
+    """As the luma of colour films is; swscale takes all grey for full."""
+    luma = np.array([16, 126, 235]).repeat(16).astype("<u2" if scale > 1 else np.uint8) * scale
+    for stated, expected in ((1, [0, 128, 255]), (2, [16, 126, 235])):
+        file = io.BytesIO()
+        with av.open(file, "w", format="matroska") as container:
+            stream = container.add_stream("ffv1", rate=8)
+            stream.height, stream.width, stream.pix_fmt = 32, 48, name
+            stream.codec_context.color_range = stated
+            frame = av.VideoFrame.from_ndarray(luma[None].repeat(32, 0).copy(), format=name)
+            frame.color_range = stated
+            container.mux([*stream.encode(frame), *stream.encode()])
+        pixels = decode_video(file.getvalue())[0, 16, 8::16, 1]
+        assert np.abs(pixels.astype(int) - expected).max() <= 1
+        assert ("rules" in check(file.getvalue()).found) == (stated == 1)

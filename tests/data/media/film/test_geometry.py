@@ -185,3 +185,17 @@ def test_sizes_that_are_no_multiple_of_a_block(height: int, width: int) -> None:
     """The codec crops what it added; decoders do that."""
     frames = noisy_clip(4, height, width)
     assert np.abs(decode_video(encoded_video(frames, crf="5")).astype(int) - frames).mean() < 9
+
+
+def test_what_the_codec_cuts_at_the_left_is_cut() -> None:
+    """Decoders leave in what is less than a step of their memory, unless they are asked to be exact."""
+    frames = noisy_clip(6, 96, 128)
+    plain = decode_video(encoded_video(frames, g="3"))
+    data = encoded_video(frames, g="3", **{"x264-params": "crop-rect=8,4,16,8"})
+    media = check(data)
+    assert (media.width, media.height) == (128 - 24, 96 - 12)
+    assert media.found["rules"] == "a film that its codec cuts at the left, since media rules 4"
+    cut = decode_video(data)
+    assert cut.shape == (6, 84, 104, 3)
+    assert np.abs(cut.astype(int) - plain[:, 4:88, 8:112]).mean() < 1
+    assert "rules" not in check(encoded_video(frames[:, :90, :100], g="3")).found

@@ -92,18 +92,13 @@ class Trainer:
             failed=self.incidents.tracker_failed,
         )
         with below("validation"):
-            self.validation = make_validation(
-                validation, main, stepper.validated, data.validation, folder=folder
-            )
+            validated = stepper.validated, data.validation
+            self.validation = make_validation(validation, main, *validated, folder=folder)
         self._timeout_s = min(engine.timeout_s for engine in configs.values())
         every = [*([self.validation] if self.validation else []), *looks]
         self.looks = Looks(every, self.runner, self.metrics, config.steps)
-        writers = [
-            self.metrics.record_file,
-            self.incidents.record_file,
-            *(look.record_file for look in every),
-        ]
-        self.records = RunRecords(writers)
+        kept = self.metrics.record_file, self.incidents.record_file
+        self.records = RunRecords([*kept, *(look.record_file for look in every)])
         self.measured = MeasuredSteps(
             self.runner, data, config.steps, self.corruption, self.incidents, self.metrics
         )

@@ -19,8 +19,9 @@ from core.run.claim import claim_run
 from core.run.folder import FINISHED
 from core.train.validation import SEED
 from data.dataset.faults import require_no_program_errors
-from data.loading.sources.kinds import LatentSource
+from data.loading.sources.kinds import LatentFacts, LatentSource
 from data.order.plan_report import bucket_lines
+from data.order.steps import StepPlan
 from models.denoisers.network import DenoiserConfig, count_parameters, train_flops
 from tools.runs.begun import starting_point
 from tools.runs.continuing import latent_contents, require_trackers, steps_made
@@ -72,14 +73,7 @@ def plan(config: Config) -> list[str]:
     )
     memory = memory_with(engine)
     takes = [*stage, *foreseen(memory, world, output)]
-    steps, groups = config.trainer.steps, config.data.groups_per_step
-    facts, plan = source.facts, data[0].loader.plan
-    sizes, shares = plan.group_sizes, plan.weights
-    samples = groups * sum(n * w for n, w in zip(sizes, shares, strict=True))
-    flops = groups * sum(
-        n * w * train_flops(config.model, shape[1:], passes=config.objective.passes)
-        for n, w, shape in zip(sizes, shares, facts.latent_shapes, strict=True)
-    )
+    facts, plan, steps = source.facts, data[0].loader.plan, config.trainer.steps
     parameters = count_parameters(config.model)
     checkpoint = checkpoint_bytes(memory.groups, len(config.ema.names)) + checkpoint_bytes(memory.own, 0)
     return [
@@ -89,14 +83,27 @@ def plan(config: Config) -> list[str]:
         f"model: {parameters:,} parameters",
         *([describe(aligned, source.facts)] if aligned else []),
         *takes,
-        f"step: {counted(round(samples), 'sample')}, {flops:.3e} floating-point operations",
-        f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
+        *_arithmetic(plan, facts, config.model, config.objective.passes, steps),
         hours_line(memory, world, steps, plan.samples),
         f"checkpoint: {checkpoint / 2**20:.1f} MiB, every {config.trainer.save_every} steps",
         *warnings,
         *unused_text(source, config.model),
         *unused_captions(source, config.model, config.data),
         *(beginning.lines if beginning else ()),
+    ]
+
+
+def _arithmetic(
+    plan: StepPlan, facts: LatentFacts, model: DenoiserConfig, passes: int, steps: int
+) -> list[str]:
+    """Return lines on the samples and FLOPs of a step, on average, and of the run."""
+    groups = plan.config.groups_per_step
+    sizes = list(zip(plan.group_sizes, plan.weights, facts.latent_shapes, strict=True))
+    samples = groups * sum(n * w for n, w, _ in sizes)
+    flops = groups * sum(n * w * train_flops(model, shape[1:], passes=passes) for n, w, shape in sizes)
+    return [
+        f"step: {counted(round(samples), 'sample')}, {flops:.3e} floating-point operations",
+        f"run: {steps} steps, {steps * samples:.3g} samples, {steps * flops:.3e} floating-point operations",
     ]
 
 

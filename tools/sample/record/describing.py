@@ -65,11 +65,12 @@ def describe(
 ) -> dict[str, Any]:
     """Describe all that the samples of a job depend on, sealed, as plain JSON values.
 
-    manifest_sha256: of the checkpoint's or export's manifest, by which a finished job knows it again.
+    A finished job recognises the checkpoint or export by the hash of its manifest (`manifest_sha256`).
     shapes: (C, T, H, W) of the latents of each form.  guiding: what `Guiding.record` says.
     """
     space = trained.space
     turns = turns_of(settings.classes, asked.texts, space)
+    grids = _new_grids(schedule, make_path(space.path), space.prediction)
     record = {
         "format": MADE_FROM_VERSION,
         "source": making.source,
@@ -96,12 +97,8 @@ def describe(
         "frames": settings.frames,
         "shape": list(shapes[0]) if len(shapes) == 1 else [list(shape) for shape in shapes],
         **_further(settings, asked),
-        **({} if making.precision == "fp32" else {PRECISION: making.precision}),
-        **(
-            {AUTO_GRID: grids}
-            if (grids := _new_grids(schedule, make_path(space.path), space.prediction))
-            else {}
-        ),
+        **({PRECISION: making.precision} if making.precision != "fp32" else {}),
+        **({AUTO_GRID: grids} if grids else {}),
         **guiding,
     }
     return sealed(json_files.plain(record))  # as JSON gives it back: tuples are lists

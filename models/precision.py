@@ -1,4 +1,4 @@
-"""In which precision networks compute outside of training: a stated policy, equal to fp32 within TOLERANCE.
+"""The precision of networks outside of training: a stated policy, equal to fp32 within TOLERANCE.
 
 fp32: all in float32, products and convolutions exactly so.  tf32: the same numbers, of whose factors a GPU's
 products and convolutions take 10 bits after the point; the CPU has no such thing, and computes as fp32.

@@ -1,4 +1,4 @@
-"""Lay the scores of several evaluations side by side, and refuse to rank what was measured differently.
+"""Compare the scores of several evaluations side by side, and refuse to rank what was measured differently.
 
 An evaluation is a folder of `evaluate`, or a row that a run wrote while it trained (`evaluate.every`), one
 evaluation for each average. The best of a score is marked, and what its interval does not tell from the best.

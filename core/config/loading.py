@@ -1,4 +1,4 @@
-"""Config files and overrides into frozen dataclasses, and back.
+"""Load config files and overrides into frozen dataclasses, and write these back.
 
 A config is a tree of frozen dataclasses, each beside the code that reads it, its fields made by
 `core.config.settings.setting`. Later files and overrides win. In a file that a person wrote, `${...}` is

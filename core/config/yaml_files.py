@@ -1,4 +1,4 @@
-"""Config files: YAML into plain values and back; the only user of OmegaConf.
+"""Read YAML config files into plain values, and write them; the only user of OmegaConf.
 
 There are two sorts of files. One that a person writes may refer to its own values and to the
 environment, `${oc.env:NAME}`. One that a job has recorded refers to nothing: it may come from another person,

@@ -1,4 +1,4 @@
-"""How much a solver step amplifies the network's error, and which starts of a grid this rules out.
+"""Compute how much a solver step amplifies the network's error, and which starts of a grid that rules out.
 
 A prediction o = p x_0 + q noise gives data and noise by a system of determinant alpha q - sigma p
 (`core.diffusion.predictions`). An error e in o moves the next state of DDIM by

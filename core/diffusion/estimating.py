@@ -1,4 +1,4 @@
-"""From a guided network to what a solver asks for: estimates of data and noise at a level."""
+"""Turn the outputs of a guided network into the estimates of data and noise that a solver asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a time's squared error: what an error of the network counts, by the level of noise.
+"""Loss weights: how much an error of the network counts at each level of noise.
 
 An error e of a prediction of determinant d is an error -sigma e / d in the data and alpha e / d in the noise
 (`core.diffusion.predictions`). So a loss in the space of one prediction is that of another times a weight,

@@ -1,4 +1,4 @@
-"""Do again, on the CPU, what was done to small tensors on the meta device: the values of buffers.
+"""Replay on the CPU what was done to small tensors on the meta device, for the values of buffers.
 
 A buffer is computed when its network is built, from numbers or from other tensors. What was done to any
 tensor is kept in order; of it, what a buffer comes from is done once more with memory.

@@ -1,4 +1,4 @@
-"""What the `auto`s and defaults of a run stand for, recorded at its first start and kept when it goes on.
+"""Record what the `auto`s and defaults of a run stand for at its first start, and keep it when it continues.
 
 `config.yaml` holds what was asked for, `choices.json` what became of it. A run that continues takes, of a
 field that the command leaves at `auto`, first what `config.yaml` has in its place, then what was chosen: bits

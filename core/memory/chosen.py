@@ -1,4 +1,4 @@
-"""The micro-batches that a run takes, as it keeps them: its bits depend on them."""
+"""The record of a run's micro-batches, on which its bits depend."""
 
 from __future__ import annotations
 

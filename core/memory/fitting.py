@@ -1,4 +1,4 @@
-"""Whether training fits a rank's memory, with how many samples at once, and with which ZeRO stage.
+"""Decide whether training fits a rank's memory, with how many samples at once, and with which ZeRO stage.
 
 One judgement for `engine.micro_batch=auto`, `engine.zero_stage=auto` and the plan of a run that is not
 queued yet. Imports nothing heavy.

@@ -1,4 +1,4 @@
-"""How much memory a rank may still take: of its device, of its control groups and of the machine.
+"""Measure how much memory a rank may still take: of its device, its control groups and the machine.
 
 Imports nothing heavy.
 """

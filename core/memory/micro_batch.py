@@ -1,4 +1,4 @@
-"""How many samples a rank takes at once: the most that fit, of the numbers that divide its share of a group.
+"""Choose the micro-batch of a rank: the largest that fits, of the numbers that divide its share of a group.
 
 Imports nothing heavy.
 """

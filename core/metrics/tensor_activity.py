@@ -1,4 +1,4 @@
-"""How busy a GPU's tensor cores are, as NVML measures it: beside the MFU, which counts what a run asks for.
+"""Measure how busy a GPU's tensor cores are, by NVML; MFU, in contrast, counts the arithmetic a run asks for.
 
 NVML's counters (GPM, from Hopper on) tell the share of cycles in which a tensor core worked, whatever for:
 recomputed products and padding are in it, and slow clocks are not. Read through `pynvml` (nvidia-ml-py) where

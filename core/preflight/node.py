@@ -1,4 +1,4 @@
-"""What a node says of itself without torch: its driver, and how fast a folder is."""
+"""Facts about a node that need no torch: its driver, and the speed of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hand the pieces of a unit's result, as they come, to a thread that makes something of them."""
+"""Hand the pieces of a unit's result, as they are produced, to a thread that processes them."""
 
 from __future__ import annotations
 

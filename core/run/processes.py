@@ -1,4 +1,4 @@
-"""Who a process is, so that others on its machine can tell whether it still lives; numbers are used again."""
+"""Identify a process so that others on its machine can tell whether it lives; process ids are reused."""
 
 from __future__ import annotations
 

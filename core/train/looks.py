@@ -1,4 +1,4 @@
-"""What looks at the weights between steps: validation, previews, scores. Training does the same without it.
+"""Observers of the weights between steps: validation, previews, scores. They do not change training.
 
 A look is due every so many steps. At an early end it is left out, or broken off where it is under way, since
 it may take longer than a preempted node is given; the run that goes on from there makes up for it.

@@ -1,4 +1,4 @@
-"""After a few steps: how fast a run is, how long the rest takes, and what that buys."""
+"""Report, after a few steps, how fast a run is, how long the rest takes, and what that buys."""
 
 from __future__ import annotations
 

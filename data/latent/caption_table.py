@@ -1,4 +1,4 @@
-"""Where several captions of each sample lie in a cache: `caption_spans.npy` and `caption_rows.npy`.
+"""The tables of several captions a sample in a cache: `caption_spans.npy` and `caption_rows.npy`.
 
 A cache in which no sample has several captions, or one with a name, has neither file: `text.npy` says all.
 Where there are several, `text.npy` has the first of each sample, and these two files have every one.

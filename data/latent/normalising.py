@@ -1,4 +1,4 @@
-"""From the encoder's moments to what a network sees: statistics, normalising, posterior samples."""
+"""Turn the encoder's moments into a network's input: statistics, normalising, posterior samples."""
 
 from __future__ import annotations
 

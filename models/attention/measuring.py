@@ -1,4 +1,4 @@
-"""Hold an attention backend against float64, and time it: on inputs as a run has them, in both directions."""
+"""Compare an attention backend with float64 and time it, forward and backward, on a run's inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank of a ring computes at a hop, by a fused kernel that returns the log-sum-exp of its scores.
+"""Compute a hop of ring attention by a fused kernel that returns the log-sum-exp of its scores.
 
 A hop's output is that of its keys alone; two hops join by their log-sum-exps. Backward, each hop's kernel
 is given the output and the log-sum-exp of all keys, which makes its weights those of the whole softmax.

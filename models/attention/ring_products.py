@@ -1,4 +1,4 @@
-"""What a rank of a ring computes at a hop, every product written out: the plain twin of `ring_kernels.py`.
+"""Compute a hop of ring attention with every product written out: the plain twin of `ring_kernels.py`.
 
 Sums are in float32 or wider, over chunks of queries; scores of one chunk are alive at a time.
 """

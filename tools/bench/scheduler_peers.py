@@ -1,4 +1,4 @@
-"""Schedulers of diffusers, and for each the solver of ours that takes the same steps.
+"""Schedulers of diffusers, and for each this project's solver that takes the same steps.
 
 `schedulers.py` takes the steps of both from equal outputs of a network and equal draws.
 """

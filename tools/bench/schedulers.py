@@ -1,4 +1,4 @@
-"""Steps of our solvers beside those of diffusers' schedulers, from equal outputs of a network and draws.
+"""Compare steps of this project's solvers with diffusers' schedulers, from equal network outputs and draws.
 
 The outputs are there already, so that what is timed is the arithmetic of the steps: ours with what estimates
 data and noise, theirs with what scales a network's input. Every evaluation has an output of its own.

@@ -1,4 +1,4 @@
-"""What one rank of a large run does, counted for many numbers of ranks in one process.
+"""Count what one rank of a large run does, for many numbers of ranks, in one process.
 
 Nothing is sent: ranks are computed one after another, the first, the last and some between. So numbers are of
 the processor, of files and of bytes that a rank would receive, not of a network or a file system with load.

@@ -1,4 +1,4 @@
-"""What a card tells of a run, an export or converted weights, from their records."""
+"""Gather the facts of a model card from the records of a run, an export or converted weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn weights of other projects into an export, which `sample` and `train initial=` take, and back.
+"""Convert weights of other projects into an export, which `sample` and `train initial=` take, and back.
 
 `longtake convert DiT-XL-2-256x256.pt autoencoder=sd-vae-ft-ema output=runs/dit-xl2` reads the file, without
 running code of it, and writes an export. `longtake convert runs/dit-xl2 output=dit.pt` writes the weights of

@@ -1,4 +1,4 @@
-"""What an encoding job writes: its shapes, and the bytes of latents, features and text."""
+"""Calculate what an encoding job writes: its shapes, and the bytes of latents, features and text."""
 
 from __future__ import annotations
 

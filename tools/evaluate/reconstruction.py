@@ -1,4 +1,4 @@
-"""What an autoencoder loses of real images: PSNR, SSIM, LPIPS, and rFID, the FID of copies to originals."""
+"""Measure an autoencoder's reconstructions of real images: PSNR, SSIM, LPIPS and rFID."""
 
 from __future__ import annotations
 

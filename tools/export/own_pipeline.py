@@ -1,4 +1,4 @@
-"""What makes an export a pipeline of diffusers of its own, for networks that are no DiTPipeline.
+"""Make an export a diffusers pipeline of its own, for networks that DiTPipeline cannot hold.
 
 `DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)` opens it; its
 pictures are those that `longtake sample` makes of the folder, which it asks for them.

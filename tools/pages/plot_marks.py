@@ -1,4 +1,4 @@
-"""What happened at places of a plot: starts, incidents, checkpoints."""
+"""Marks on a plot for events: starts, incidents, checkpoints."""
 
 from __future__ import annotations
 

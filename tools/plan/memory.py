@@ -1,4 +1,4 @@
-"""Which settings of the engine fit into a GPU, and what each takes of it."""
+"""Find the engine settings that fit into a GPU, and the memory that each takes."""
 
 from __future__ import annotations
 

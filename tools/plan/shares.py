@@ -1,4 +1,4 @@
-"""What each rank of a run has: a pure function of the run and the rank, for any number of ranks."""
+"""Calculate what each rank of a run holds: a pure function of the run and the rank."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a training run makes of its weights now and then: samples of fixed requests."""
+"""Samples and scores of a run's weights, made at intervals while it trains."""

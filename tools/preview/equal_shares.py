@@ -1,4 +1,4 @@
-"""Who makes which preview: every rank as many batches of the same shapes as any other, padded if need be.
+"""Assign previews to ranks: each makes as many batches of the same shapes, padded where needed.
 
 Ranks may meet in each forward pass (ZeRO-3), so one with fewer of them would leave the others waiting.
 """

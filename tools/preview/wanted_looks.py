@@ -1,4 +1,4 @@
-"""The looks that a run is asked to take at its weights. What makes them is imported where they are asked for:
+"""Make the previews and scores that a run asks for. Their modules are imported only where they are asked for:
 70 modules that make samples, a hundredth of a start.
 """
 

@@ -1,4 +1,4 @@
-"""By which objective a run was trained, and what its network can be asked for therefore."""
+"""Find the objective that a run was trained by, and what its network can therefore be used for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every score carries: the ruler that it was measured by, and the subject that was measured.
+"""The records with every score: its ruler (how it was measured) and its subject (what was measured).
 
 Scores with different rulers are numbers of different things; `longtake compare` refuses to rank them.
 """

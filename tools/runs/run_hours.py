@@ -1,4 +1,4 @@
-"""How long a run takes, by passes timed for a dry run: steps per second, hours, and what they buy."""
+"""Estimate how long a run takes from passes timed for a dry run: steps per second, hours, what they buy."""
 
 from __future__ import annotations
 

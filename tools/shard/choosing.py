@@ -1,4 +1,4 @@
-"""Which samples of a source are packed, in which order, and into which shards."""
+"""Choose the samples of a source that are packed, their order, and their shards."""
 
 from __future__ import annotations
 

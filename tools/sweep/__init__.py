@@ -1,1 +1,1 @@
-"""Scaling-law sweeps: which runs, what they came to, the law that is fitted to them, and a page about it."""
+"""Scaling-law sweeps: the planned runs, their outcomes, the law fitted to them, and a page about it."""

@@ -1,4 +1,4 @@
-"""What a run has come to, read from its folder once it has ended."""
+"""Read the outcome of a run from its folder once it has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which objectives go with which networks and engines in a training run."""
+"""Check which objectives go with which networks and engines in a training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the memory of a run is made of, and the passes by which its activations are measured."""
+"""Put together the memory of a run from its state and the passes that measure its activations."""
 
 from __future__ import annotations
 

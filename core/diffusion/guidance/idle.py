@@ -1,4 +1,4 @@
-"""Which settings of guidance have nothing to act on."""
+"""Find settings of guidance that have nothing to act on."""
 
 from __future__ import annotations
 

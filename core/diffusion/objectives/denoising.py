@@ -1,4 +1,4 @@
-"""The squared error of what the network predicts at one time: the loss of all runs but those of few steps."""
+"""The denoising loss: the squared error of the network's prediction at one noise level."""
 
 from __future__ import annotations
 

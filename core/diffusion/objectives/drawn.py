@@ -1,4 +1,4 @@
-"""What is drawn for a sample of training beside its noise: what it is told, its frames, and its times."""
+"""Draw what a training sample needs beside its noise: dropped conditions, given frames, and times."""
 
 from __future__ import annotations
 

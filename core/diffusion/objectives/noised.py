@@ -1,4 +1,4 @@
-"""What a network is trained on: noised data, and the target that is known of them."""
+"""The input of a training step: noised data, and the target that the network is to predict."""
 
 from __future__ import annotations
 

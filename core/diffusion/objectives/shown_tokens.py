@@ -1,4 +1,4 @@
-"""A network of which a block's tokens are kept beside its prediction, for what is made of them."""
+"""Keep the tokens of one of a network's blocks beside its prediction, for the alignment loss."""
 
 from __future__ import annotations
 

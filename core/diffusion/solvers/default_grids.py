@@ -1,4 +1,4 @@
-"""The grid that `sampler.grid=auto` is: the best measured for a solver on a path (docs/method.md)."""
+"""The grids that `sampler.grid=auto` stands for: the best for each solver and path (docs/method.md)."""
 
 from __future__ import annotations
 

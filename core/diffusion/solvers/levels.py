@@ -1,4 +1,4 @@
-"""What a solver works with: levels of noise with their coefficients, and the network's estimates there."""
+"""The inputs of a solver: levels of noise with their coefficients, and the network's estimates there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a solver of fixed steps is written: it asks for estimates, and whoever runs it answers.
+"""Solvers of fixed steps, written as generators: they ask for estimates, and their caller answers.
 
 So one and the same solver runs by itself, one denoiser answering all, or several times side by side, each on
 frames of its own, with one evaluation of the network for all of them (`core/diffusion/frames/lagging.py`).

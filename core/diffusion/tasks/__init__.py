@@ -1,1 +1,1 @@
-"""What samples are made from beside noise and conditions: known parts, a start, windows of long clips."""
+"""Sampling tasks beside noise and conditions: known parts, a given start, windows of long clips."""

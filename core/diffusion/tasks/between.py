@@ -1,4 +1,4 @@
-"""Noise between two others, from which samples between two others are made."""
+"""Interpolate between two noises, from which samples between two others are made."""
 
 from __future__ import annotations
 

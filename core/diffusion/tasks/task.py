@@ -1,4 +1,4 @@
-"""What is asked of samples beside their conditions, and how they begin."""
+"""The task of a batch of samples beside their conditions, and the state at which sampling begins."""
 
 from __future__ import annotations
 

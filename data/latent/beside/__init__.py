@@ -1,1 +1,1 @@
-"""What a cache holds of a sample beside its latents: features of pictures, stills of last ones."""
+"""Data that a cache holds beside latents: features of pictures, stills of last pictures."""

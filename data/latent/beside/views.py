@@ -1,4 +1,4 @@
-"""What is encoded of samples of one shape: latents, features and stills of each view."""
+"""Encode samples of one shape: latents, features and stills of each view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a raw dataset is encoded while training."""
+"""Settings of encoding a raw dataset while training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a file that nothing reads lists pictures together with captions or labels."""
+"""Find out whether a file that nothing reads lists pictures together with captions or labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layout is: names and forms of weights that stand for those of a network here."""
+"""The interface of a layout: names and shapes of another project's weights, and those of a network here."""
 
 from __future__ import annotations
 

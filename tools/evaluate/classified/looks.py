@@ -1,4 +1,4 @@
-"""What a classifier and the search for copies need of samples: small pictures, and how much clips change."""
+"""Extract what the classifier and the search for copies need: small pictures, and how much clips change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores from what the classifier has said of all samples, and the pictures that go with them."""
+"""Calculate scores from the classifier's outputs for all samples, and draw the pictures beside them."""
 
 from __future__ import annotations
 

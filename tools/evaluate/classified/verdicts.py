@@ -1,4 +1,4 @@
-"""What the classifier says of generated and real samples, which any number of workers show to it."""
+"""The classifier's outputs for generated and real samples, computed by any number of workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of a latent cache are measured, and in which batches."""
+"""Choose the rows of a latent cache to measure, and divide them into batches."""
 
 from __future__ import annotations
 

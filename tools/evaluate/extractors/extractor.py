@@ -1,4 +1,4 @@
-"""What a score asks of a network of features, whichever it is."""
+"""The interface of a feature extractor for scores."""
 
 from __future__ import annotations
 

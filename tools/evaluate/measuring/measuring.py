@@ -1,4 +1,4 @@
-"""What `evaluate` asks of a kind of measurement, whichever it is; and the table that most of them have."""
+"""The interface of a kind of measurement, and the table that most of them print."""
 
 from __future__ import annotations
 

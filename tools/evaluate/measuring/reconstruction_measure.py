@@ -1,4 +1,4 @@
-"""What an autoencoder loses of real images."""
+"""Measure what an autoencoder loses of real images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put on record what another package has measured of samples: VBench, GenEval, DPG or any JSON of numbers."""
+"""Record what another package has measured of samples: VBench, GenEval, DPG or any JSON of numbers."""
 
 from __future__ import annotations
 

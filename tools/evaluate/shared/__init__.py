@@ -1,1 +1,1 @@
-"""What workers share of a measurement: numbers of samples, stored part by part until a score is known."""
+"""Sharing a measurement among workers: numbers per sample, stored part by part until a score is known."""

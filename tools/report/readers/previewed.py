@@ -1,4 +1,4 @@
-"""What a run's weights gave while it was trained: the pictures of its previews."""
+"""The pictures of a run's previews."""
 
 from __future__ import annotations
 

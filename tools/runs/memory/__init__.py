@@ -1,1 +1,1 @@
-"""What a run takes of a rank: counted, and settled by what is free, before anything is built."""
+"""Memory of a run on a rank: counted, and settings chosen by what is free, before anything is built."""

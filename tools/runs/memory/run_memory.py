@@ -1,4 +1,4 @@
-"""What the memory of a training run is made of, and how much of it each shape takes."""
+"""The parts of a training run's memory, and how much each shape takes."""
 
 from __future__ import annotations
 

@@ -41,6 +41,8 @@ class BucketRows:
         """Return the same rows, those of a shard that has more than `most` cut in equal pieces of at most so
         many, which stand for shards.
         """
+        if self._whole.max(initial=0) <= most:
+            return self
         cut, pieces = copy(self), -(-self._whole // most)
         cut._pieces = np.concatenate([[0], pieces.cumsum()])
         shard = np.repeat(np.arange(len(pieces)), pieces)

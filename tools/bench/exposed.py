@@ -31,6 +31,7 @@ from core.engine.kinds import make_engine
 from core.first_values.recording import without_weights
 from core.metrics import hardware
 from core.optim.groups import OptimizerConfig
+from core.progress import counted
 from core.run.ending import end_with
 from models.denoisers.dit import DiTConfig
 from models.denoisers.network import Example, example_inputs
@@ -99,7 +100,8 @@ def _row(network: DiTConfig, example: Example, world: ranks.World, settings: Eng
     facts["idle, ms"] = idle_us(events, world.device.type) / 1e3
     shown = f"{settings.kind}, ZeRO {settings.stage}{', compiled' if settings.compile else ''}"
     row = Row(
-        f"{shown}, {network.preset}, {len(example[0])} samples on each of {world.size} ranks",
+        f"{shown}, {network.preset}, {counted(len(example[0]), 'sample')} on each of "
+        f"{counted(world.size, 'rank')}",
         "steps",
         "of one more step, by the profiler",
         {"longtake": Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))},

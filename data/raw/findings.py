@@ -221,7 +221,7 @@ def found_text(ignored: Counter[str]) -> str:
 
 
 def _plural(kind: str, count: int) -> str:
-    return kind if count == 1 else re.sub(r"^(row|link|linked folder|archive)\b", r"\1s", kind)
+    return kind if count == 1 else re.sub(r"^(row|link|linked folder|archive|condition)\b", r"\1s", kind)
 
 
 def _shown(entry: Unread) -> str:

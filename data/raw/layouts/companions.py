@@ -68,14 +68,18 @@ def _leave_masks(tree: Tree) -> None:
 
 
 def _folders_of_img2dataset(tree: Tree) -> dict[str, list[str]]:
-    """Return the numbered folders that `output_format=files` fills, each with the files that describe it."""
+    """Return the numbered folders that `output_format=files` fills, each with the files that describe it.
+
+    Those of shards whose download was ended early have no statistics yet.
+    """
     first = dict.fromkeys(PurePosixPath(name).parts[0] for name in tree.left if "/" in name)
     described = {
         folder: [name for ending in ENDINGS if (name := folder + ending) in tree.left]
         for folder in first
         if folder.isdecimal()
     }
-    return {folder: files for folder, files in described.items() if folder + "_stats.json" in files}
+    is_its = any(folder + "_stats.json" in files for folder, files in described.items())
+    return described if is_its else {}
 
 
 def _is_own(tree: Tree) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +23,11 @@ SENTENCES, RAW = "sentences", "raw"  # of an image, in the splits of Karpathy fo
 def rows_in(content: Mapping[str, Any]) -> Objects | None:
     """Return rows of an object that holds lists of objects, None if it is in no such form.
 
-    Read are COCO's captions, MSR-VTT, Karpathy's splits, and objects with one list that names files.
+    Read are COCO's captions, MSR-VTT, Karpathy's splits, objects with one list that names files, and one that
+    is itself a sample, as HunyuanVideo has a file for each.
     """
+    if _names_media(content) and any(re.search("caption|prompt", name, re.I) for name in content):
+        return [dict(content)]
     lists = {name: value for name, value in content.items() if _are_objects(value)}
     for media, texts, own, theirs, file in JOINED:
         if media in lists and texts in lists and CAPTION in lists[texts][0] and own in lists[media][0]:

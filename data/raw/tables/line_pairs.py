@@ -53,8 +53,7 @@ def _partners(path: Path) -> tuple[Path | None, list[Path]]:
     if path.name.endswith(PATHS):
         captions = path.with_name(path.name.removesuffix(PATHS) + CAPTIONS)
         return (captions, []) if captions.is_file() else (None, [])
-    texts = _there(path, PROMPTS)
-    if path.name not in (*VIDEO_LISTS, *IMAGE_LISTS) or not texts:
+    if path.name not in (*VIDEO_LISTS, *IMAGE_LISTS) or not (texts := _there(path, PROMPTS)):
         return None, []
     videos, images = _there(path, VIDEO_LISTS), _there(path, IMAGE_LISTS)
     for kind, files in (("prompts", texts), ("videos", videos), ("images", images)):

@@ -196,3 +196,11 @@ def test_what_energon_excludes(tmp_path: Path) -> None:
     assert any("1 sample that split.yaml excludes are packed all the same" in said for said in listing.said)
     with pytest.raises(UserError, match=r"split.yaml: no `split_parts` with a list of tars"):
         list_source(shards(tmp_path / "b", "split_parts: [1]\n"))
+
+
+def test_a_download_of_img2dataset_that_was_ended_early(tmp_path: Path) -> None:
+    """img2dataset, writer.py: FilesSampleWriter; a shard that is not finished has no statistics yet."""
+    pairs = {f"{name}.txt": "c" for name in ("00000/000000", "00001/000010")}
+    files = {**pictures("00000/000000.jpg", "00001/000010.jpg"), **pairs, "00000_stats.json": "{}"}
+    listing = listed(tmp_path, {**files, "00001.parquet": b"PAR1"})
+    assert (listing.classes, listing.texts) == ((), 2)

@@ -128,7 +128,7 @@ def test_cogvideos_images_are_conditions_of_its_videos(tmp_path: Path) -> None:
         tmp_path / "c", {**films, **lists, **pictures("first_frames/0.png", "first_frames/1.png")}
     )
     assert [item.name for item in listing.items] == list(films)
-    assert any("2 condition of a picture, in first_frames/" in said for said in listing.said)
+    assert any("2 conditions of a picture, in first_frames/" in said for said in listing.said)
 
 
 def test_ltx_writes_captions_and_paths_as_lists(tmp_path: Path) -> None:
@@ -190,3 +190,23 @@ def test_caches_of_simpletuner_are_passed_over(tmp_path: Path) -> None:
     listing = listed(tmp_path, files)
     assert [(item.name, item.text) for item in listing.items] == [("a.png", "")]
     assert any("2 of a trainer" in said for said in listing.said)
+
+
+def test_hunyuanvideo_has_a_file_for_each_sample(tmp_path: Path) -> None:
+    """HunyuanVideo-I2V, hyvideo/hyvae_extract/README.md: meta_file.list names JSON files."""
+    samples = {
+        f"meta/{k}.json": json.dumps(
+            {"video_path": f"{k}.mp4", "raw_caption": {"long caption": f"a film {k}"}}
+        )
+        for k in "ab"
+    }
+    files = {"v/a.mp4": PNG, "v/b.mp4": PNG, **samples, "meta_file.list": "/x/meta/a.json\n/x/meta/b.json\n"}
+    with pytest.raises(
+        UserError, match=r"column 'raw_caption' of meta/a.json.*; columns.text=raw_caption takes it"
+    ):
+        listed(tmp_path, files)
+    listing = list_source(tmp_path, SourceRules(columns=ColumnsConfig(text="raw_caption")))
+    assert [(item.name, item.text) for item in listing.items] == [
+        ("v/a.mp4", "a film a"),
+        ("v/b.mp4", "a film b"),
+    ]

@@ -170,16 +170,20 @@ class _AdaLn(torch.autograd.Function):
         )
         ctx.save_for_backward(sums, y, gate, scale, mean, inverse)
         ctx.gated, ctx.strides, ctx.block = gated, strides, block
+        ctx.set_materialize_grads(False)  # no pass over memory for zeros that nothing reads
         if not gated:
-            ctx.mark_non_differentiable(sums)
             sums = sums.detach()
+            ctx.mark_non_differentiable(sums)
         return sums, out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         sums, y, gate, scale, mean, inverse = ctx.saved_tensors
         samples, tokens, width = sums.shape
-        of_sums, of_out = (gradient.contiguous() for gradient in gradients)
+        of_sums, of_out = (None if each is None else each.contiguous() for each in gradients)
+        of_out = torch.zeros_like(sums) if of_out is None else of_out
+        if of_sums is None:  # which the kernel reads with a gate alone
+            of_sums = torch.zeros_like(sums) if ctx.gated else of_out
         of_x = torch.empty_like(sums)
         of_y = torch.empty_like(sums) if ctx.gated else of_x
         per_token = scale.shape[1] > 1

@@ -52,6 +52,9 @@ CASES: list[tuple[Any, str, dict[str, Any]]] = [
     (draw_kernels.draw_kernel, "i64", {"NORMAL": False, "BLOCK": draw_kernels.BLOCK}),
     (draw_kernels.draw_kernel, "i64", {"NORMAL": True, "BLOCK": draw_kernels.BLOCK}),
     (mixing_kernel.mixing_kernel, "fp16", mixing("DRAWN")),
+    # Triton compiles a number that is 1 into the kernel: one seed, pictures of one frame.
+    (draw_kernels.start_kernel, "i64", {"seeds": 1, "BLOCK": draw_kernels.BLOCK}),
+    (mixing_kernel.mixing_kernel, "fp16", {"frames": 1, "unit": 1, **mixing("DRAWN")}),
     (mixing_kernel.mixing_kernel, "fp32", mixing("OF_FRAMES", "LEVELS", "MASKED", "STILL", "ALL")),
 ]
 

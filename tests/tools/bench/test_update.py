@@ -47,6 +47,16 @@ def test_an_update_without_clipping_is_seen(material, monkeypatch):
     assert not Reference(material).agrees(state)
 
 
+def test_a_device_has_its_gradients_before_the_clock_starts(material, monkeypatch):
+    """It computes them beside the host, and what is left of that would count as the update."""
+    done = []
+    state = Usual(material)
+    monkeypatch.setattr(state, "prepare", lambda: done.append("prepared"))
+    monkeypatch.setattr(update.hardware, "wait", lambda device: done.append("waited"))
+    update.way("usual", state, material).prepare()
+    assert done == ["prepared", "waited"]
+
+
 def test_the_limit_moves_as_many_bytes_as_it_says(material, monkeypatch):
     moved = []
     like = torch.zeros(100)

@@ -97,9 +97,10 @@ def _cases(
         there = -(-tokens // heads.sequence_ranks) if ring else tokens
         found.setdefault(bucket(tokens), []).append((most[tokens], there))
     count = heads.count if ring else heads.count // heads.sequence_ranks
+    traded = heads.sequence_ranks > 1 and not ring
     in_place = heads.in_place and heads.sequence_ranks == 1
     return [
-        Case(device, dtype, heads.width, rounded, tuple(inputs), count, in_place, ring)
+        Case(device, dtype, heads.width, rounded, tuple(inputs), count, in_place, traded, ring)
         for rounded, inputs in found.items()
     ]
 

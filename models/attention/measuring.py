@@ -33,7 +33,8 @@ class Case:
     """Everything a choice depends on.
 
     tokens: as `bucket` returns it.  sizes: the samples and the tokens of the run's inputs that it stands for.
-    heads: that one rank attends with.  in_place: as of `AttentionHeads`.
+    heads: that one rank attends with.  in_place: as of `AttentionHeads`.  traded: whether ranks have traded
+    tokens for heads before, after which values lie apart too.
     ring: whether the inputs are shares of a ring, whose hops are to be joined.
     """
 
@@ -44,13 +45,14 @@ class Case:
     sizes: tuple[tuple[int, int], ...]
     heads: int = 4
     in_place: bool = False
+    traded: bool = False
     ring: bool = False
 
     @property
     def measured(self) -> str:
         """Return its key among what this user has measured."""
         sizes = ", ".join(f"{samples} x {tokens}" for samples, tokens in self.sizes)
-        lie = "in place" if self.in_place else "apart"
+        lie = "all apart" if self.traded else "in place" if self.in_place else "apart"
         return f"{self.key}, {self.heads} heads {lie}, samples and tokens {sizes}"
 
     @property
@@ -140,6 +142,8 @@ def _inputs(case: Case, samples: int, tokens: int) -> list[Tensor]:
     query, key, value = (part.detach() for part in drawn.unbind(2))
     if not case.in_place:
         query, key = query.contiguous(), key.contiguous()
+    if case.traded:
+        value = value.contiguous()
     return [tensor.requires_grad_() for tensor in (query, key, value)]
 
 

@@ -77,13 +77,17 @@ def test_inputs_are_those_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "attention", look)
     monkeypatch.setattr(measuring, "SECONDS", 0.0)
     packed, apart = (3 * 4 * 72, 72, 1), (4 * 72, 72, 1)
-    for in_place, strides in ((True, packed), (False, apart)):
+    for lie, strides, of_values in (
+        ({"in_place": True}, packed, packed),
+        ({}, apart, packed),
+        ({"traded": True}, apart, apart),  # what ranks have exchanged is whole tensors
+    ):
         seen.clear()
-        measuring.seconds_of("sdpa", replace(CASE, in_place=in_place))
+        measuring.seconds_of("sdpa", replace(CASE, **lie))
         assert [shape for shape, *_ in seen] == [(2, 50, 4, 72)] * 2 + [(3, 64, 4, 72)] * 2
         for _, query, key, value in seen:
             assert query[1:] == key[1:] == strides
-            assert value[1:] == packed
+            assert value[1:] == of_values
     seen.clear()
     assert wrong("sdpa", CASE) == ""
     assert [shape[1] for shape, *_ in seen] == [50, 50, 64, 64]  # at each length, and the truth
@@ -99,7 +103,10 @@ def test_lengths_of_one_power_of_two_share_a_choice() -> None:
         (128, ((1, 100),)),
     ]
     shared = choice._cases(SMALL.attention_heads(2), CPU, torch.float32, taken)
-    assert {(case.heads, case.in_place) for case in shared} == {(2, False)}
+    assert {(case.heads, case.in_place, case.traded) for case in shared} == {(2, False, True)}
+    assert (
+        len({CASE.measured, replace(CASE, traded=True).measured, replace(CASE, in_place=True).measured}) == 3
+    )
 
 
 def test_more_samples_change_what_is_measured_and_not_what_a_run_keeps() -> None:

@@ -168,15 +168,22 @@ def _noted(path: Path, case: Case) -> str:
 
 
 def fastest(case: Case) -> str:
-    """Return the correct candidate with the fastest forward and backward; `math` where none is correct."""
+    """Return the correct candidate with the fastest forward and backward; `math` where none is correct.
+
+    One that runs out of memory at the run's own sizes, as torch's does where no fused kernel serves, is none.
+    """
     seconds = {}
     for name in (RING_CANDIDATES if case.ring else CANDIDATES)[case.device.type]:
         if unavailable(name, case.device.type):
             continue
-        if reason := wrong(name, case):
+        reason = wrong(name, case)
+        if not reason:
+            try:
+                seconds[name] = seconds_of(cast(Backend, name), case)
+            except torch.OutOfMemoryError as error:
+                reason = str(error).partition("\n")[0]
+        if reason:
             say(f"attention: {name} is left out: {reason}")
-        else:
-            seconds[name] = seconds_of(cast(Backend, name), case)
     return min(seconds, key=seconds.__getitem__, default="math")
 
 

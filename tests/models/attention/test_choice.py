@@ -330,6 +330,19 @@ def test_a_backend_with_a_wrong_gradient_is_never_chosen(
     assert "sdpa is left out: its dq is off by 0.05 at head width 72" in capsys.readouterr().err
 
 
+def test_a_backend_that_runs_out_of_memory_at_the_sizes_of_the_run_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def seconds(name: str, case: Case) -> float:
+        if name == "chunked":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256.00 GiB.")
+        return 1.0
+
+    monkeypatch.setattr(choice, "seconds_of", seconds)
+    assert fastest(CASE) == "sdpa"
+    assert "attention: chunked is left out: CUDA out of memory. Tried" in capsys.readouterr().err
+
+
 def test_a_kernel_that_fails_in_its_own_way_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class CompilerError(Exception):
         pass

@@ -87,7 +87,7 @@ def _checked(path: Path, field: str, kept: Kept) -> Kept:
         or isinstance(kept["value"], bool) != isinstance(known[0], bool)
     ):
         shown = f"{field} {kept['value']} of {kept['ranks']} ranks"
-        raise WorkError(f"{path}: no choice of {shown}; remove the file to choose anew")
+        raise WorkError(f"{path}: no choice of {shown}; remove the file to choose again")
     return kept
 
 

@@ -45,7 +45,7 @@ class Chosen:
             return None
         kept = json_files.read(path, _Kept)
         if any(size < 1 for pairs in kept["sizes"].values() for _, size in pairs):
-            raise WorkError(f"{path}: a micro-batch of less than 1 sample; remove the file to choose anew")
+            raise WorkError(f"{path}: a micro-batch of less than 1 sample; remove the file to choose again")
         return cls(kept["ranks"], kept["sizes"])
 
     def reason_to_choose_anew(self, ranks: int, shapes: Mapping[str, Sequence[str]]) -> str:

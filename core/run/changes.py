@@ -66,7 +66,7 @@ def unlike(change: Change, contents: Contents, output: Path) -> str:
         return f"{shown(change.before)}, with which {output} was made{unsaid}"
     was = ", ".join(f"{name}={_short(before)}" for name, before, _ in differs)
     now = ", ".join(_short(value) for *_, value in differs)
-    return f"what {output} was made from, with {was}; there it is {now}"
+    return f"what {output} was made from, with {was}; this has {now}"
 
 
 def replaced(config: Any, contents: Contents, output: str) -> tuple[str, Any, str] | None:

@@ -133,7 +133,7 @@ def claim_run(
         require_same_contents(output, config, contents, made or partial(holds, output))
         lengthens = f"a larger {' or '.join(may_grow)} lengthens it; " if may_grow else ""
         cost = made() if made else holds(output)
-        say(f"{output} is finished; {lengthens}overwrite=true would begin anew and remove {cost}")
+        say(f"{output} is finished; {lengthens}overwrite=true would start over and remove {cost}")
         return False
     if config.overwrite:
         how = "begins anew" if overwrite else "continues, since this is a restart"

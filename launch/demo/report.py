@@ -127,7 +127,7 @@ def _state(record: Stages, unfinished: Sequence[str]) -> tuple[str, str]:
     if failed is None:
         return f"This page grows: {passed} the demo is at {where}.", ""
     error = f"<p class=error><b>{in_html(failed['name'])}</b>: {in_html(failed['error'])}</p>"
-    return f"The demo stopped in {where}, {passed}; the same command goes on from there.", error
+    return f"The demo stopped in {where}, {passed}; the same command continues from there.", error
 
 
 def _later(stage: str) -> str:

@@ -156,7 +156,7 @@ def test_samples_that_are_not_finite_cost_the_score_alone(
         run(config(cache, tmp_path / "run", *EVALUATE))
     assert_equal(plain, tmp_path / "run")
     assert "too large" in scores(tmp_path / "run")[0]["0.9999"]["failed"]
-    assert "warning: no evaluation after step 2, and training goes on: 0.9999:" in capfd.readouterr().err
+    assert "warning: no evaluation after step 2, and training continues: 0.9999:" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

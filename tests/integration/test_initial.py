@@ -174,7 +174,7 @@ def test_a_run_continues_with_its_own_checkpoint_and_not_with_what_it_began_from
     whole = train(cache, tmp_path / "whole", *fields, "trainer.steps=4", f"initial={first}")
     begun = train(cache, tmp_path / "run", *fields, "trainer.steps=2", f"initial={first}")
     moved, more = first.rename(tmp_path / "moved"), (*fields, "trainer.steps=4")
-    for changed, expected in (((), "with weights="), ((f"initial={donor}@raw",), "there it is ")):
+    for changed, expected in (((), "with weights="), ((f"initial={donor}@raw",), "this has ")):
         with pytest.raises(UserError, match=rf"^initial=.*{expected}.*overwrite=true would remove"):
             train(cache, begun, *more, *changed)
     train(cache, begun, *more, f"initial={first}")  # nothing is there any more, and nothing is read

@@ -48,7 +48,7 @@ def test_what_was_chosen_is_kept_and_another_number_of_ranks_chooses_anew(
     assert status == 128 + 9, output
     status, output = finish(command(cache, other, *fields))
     assert status == 0, output
-    assert "micro-batches are chosen anew: chosen for 2 ranks, and there are 1" in output
+    assert "micro-batches are chosen again: chosen for 2 ranks, and there are 1" in output
     for one, two in zip(rows(other), rows(whole), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
         assert one["samples"] == two["samples"]

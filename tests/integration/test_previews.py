@@ -126,7 +126,7 @@ def test_a_preview_that_cannot_be_written_costs_the_preview_alone(
         run(config(cache, tmp_path / "run", *PREVIEW))
     assert_equal(plain, tmp_path / "run")
     assert "No space left" in read_rows(tmp_path / "run" / "previews.jsonl")[0]["0.9999"]["failed"]
-    assert "warning: no preview after step 2, and training goes on: 0.9999:" in capfd.readouterr().err
+    assert "warning: no preview after step 2, and training continues: 0.9999:" in capfd.readouterr().err
 
 
 def test_films_are_previewed_as_films(cache: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_training_goes_on_from_where_its_cache_is_now(
         train.run(train_config(other, run, "trainer.steps=4"))
     assert str(refused.value).startswith(
         f"source={other}: expected what {run} was made from, with cache=[{made.fingerprint[:12]}]; "
-        f"there it is [0123456789ab]; go on with the old value, or take output=NEW initial={run}, a new run "
+        f"this has [0123456789ab]; go on with the old value, or take output=NEW initial={run}, a new run "
         "that starts from its weights; overwrite=true would remove 4 steps of training, "
     )
 

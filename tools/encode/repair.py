@@ -34,7 +34,7 @@ def plan(output: Path, job: Job) -> list[str]:
     """Say what repair would do; every file is hashed to find out. UserError if there is no cache."""
     records, files = recorded(output)
     found = list(damaged(output, records, files))
-    lines = [f"make {name} of {output} anew" for name in found]
+    lines = [f"make {name} of {output} again" for name in found]
     if (output / MANIFEST).exists():
         return lines or [f"{output}: nothing is damaged"]
     done = {shard for shard in job.finished() if part_name(shard) not in found}
@@ -89,7 +89,7 @@ def repair_finished(job: Job, made_from: dict[str, Any], sharing: Sharing, take:
         _publish(output, sorted(tables | found & {QUARANTINE}), manifest)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    say(f"{output}: {', '.join(sorted(found))} made anew")
+    say(f"{output}: {', '.join(sorted(found))} made again")
 
 
 def _remake_parts(inside: Job, shards: Sequence[int]) -> None:

@@ -43,7 +43,8 @@ class Previews(SampledLook):
         parts = {name: part for name, part in row.items() if name != "step"}
         failed = [f"{name}: {part['failed']}" for name, part in parts.items() if "failed" in part]
         if failed:
-            return f"warning: no preview after step {row['step']}, and training goes on: {'; '.join(failed)}"
+            reasons = "; ".join(failed)
+            return f"warning: no preview after step {row['step']}, and training continues: {reasons}"
         shown = ", ".join(part["overview"] for part in parts.values())
         return f"preview after step {row['step']}: {shown}"
 

@@ -63,9 +63,8 @@ class Scores(SampledLook):
         parts = {name: part for name, part in row.items() if name != "step"}
         failed = [f"{name}: {part['failed']}" for name, part in parts.items() if "failed" in part]
         if failed:
-            return (
-                f"warning: no evaluation after step {row['step']}, and training goes on: {'; '.join(failed)}"
-            )
+            reasons = "; ".join(failed)
+            return f"warning: no evaluation after step {row['step']}, and training continues: {reasons}"
         shown = ", ".join(f"{name} {part[names.FRECHET]:.4g}" for name, part in parts.items())
         real = f"{self._yardstick.distance:.4g} of real ones"
         return f"evaluation after step {row['step']}: Fréchet distance of latents {shown}; {real}"

@@ -44,7 +44,7 @@ def run(config: Config) -> None:
             say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, in {took:.1f} s")
             return
         if not goes_on:
-            say(f"{path}: nothing goes on any more; this is the last page")
+            say(f"{path}: no run is in progress any more; this is the last page")
             return
         say(f"{path}: written in {took:.1f} s, again in {max(config.follow_every, 10 * took):.0f} s")
         time.sleep(max(config.follow_every, 10 * took))

@@ -71,7 +71,7 @@ def begin_from(
         if kept["sha256"] != record["sha256"]:
             was, now = kept["sha256"][:12], record["sha256"][:12]
             expected = f"the weights {was}, with which {output} was begun; {initial.chosen} holds {now}"
-            raise UserError(INITIAL_FIELD, initial.text, f"{expected}; overwrite=true begins anew")
+            raise UserError(INITIAL_FIELD, initial.text, f"{expected}; overwrite=true starts over")
         if not is_deferred:
             transfer.apply(model, state)
         say(f"{output} begins from {initial.origin} ({record['sha256'][:12]})")

@@ -80,7 +80,7 @@ class SampledUnits(SharedJob):
     def remove_unusable(self) -> None:
         """Remove what is no whole part of this job, so that it is made anew."""
         for path, problem in unusable(self.parts, self.units).items():
-            say(f"{path} is not used: {problem}; its samples are made anew", of_any_rank=True)
+            say(f"{path} is not used: {problem}; its samples are made again", of_any_rank=True)
             path.unlink(missing_ok=True)
 
     def publish(self) -> None:

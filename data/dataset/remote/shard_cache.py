@@ -103,7 +103,7 @@ class ShardCache:
         with file, contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
                 path.unlink()
-                say(f"warning: {path} was damaged since it was copied here; {name} is fetched anew")
+                say(f"warning: {path} was damaged since it was copied here; {name} is fetched again")
 
     def _fetched(self, path: Path, sha256: str, size: int, name: str, download: Download) -> IO[bytes]:
         temporary = temporary_name(path)

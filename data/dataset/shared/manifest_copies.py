@@ -145,7 +145,7 @@ def _opened(folder: Path) -> Parsed | None:
     except FileNotFoundError:  # or removed just now, to be made anew
         return None
     except (OSError, ValueError, WorkError) as error:
-        say(f"warning: a copy of a manifest is damaged, and made anew: {error}")
+        say(f"warning: a copy of a manifest is damaged and is made again: {error}")
         return None
     return Parsed(rest.manifest, shards, counts)
 

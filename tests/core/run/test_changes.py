@@ -43,8 +43,8 @@ def test_a_place_that_is_spelled_otherwise_has_not_moved(before: str, now: str, 
     ("before", "now", "was", "found", "expected"),
     [
         ("", "/new", None, "", "source=/new: expected '', with which out was made"),
-        ("/old", "", "a" * 64, "", f"source='': expected {FROM}, with hash={'a' * 12}; there it is ''"),
-        ("", "/new", "", "abc", f"source=/new: expected {FROM}, with hash=''; there it is abc"),
+        ("/old", "", "a" * 64, "", f"source='': expected {FROM}, with hash={'a' * 12}; this has ''"),
+        ("", "/new", "", "abc", f"source=/new: expected {FROM}, with hash=''; this has abc"),
         ("/old", "/new", None, "abc", f"source=/new: expected {UNSAID}"),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_place_may_move_with_its_content_and_the_record_follows(
     with pytest.raises(UserError) as caught:
         move(tmp_path, "/other")
     assert str(caught.value).startswith(
-        f"source=/other: expected what {tmp_path} was made from, with content=0123456789ab; there it is "
+        f"source=/other: expected what {tmp_path} was made from, with content=0123456789ab; this has "
         "fedcba987654; go on with the old value"
     )
     assert capsys.readouterr().err == ""
@@ -214,7 +214,7 @@ def test_a_finished_run_says_what_beginning_anew_would_remove(
     (tmp_path / "done.json").write_text("{}")
     assert not claim_run(tmp_path, Job(), done="done.json", made=lambda: "9 steps")
     said = capsys.readouterr().err
-    assert said == f"{tmp_path} is finished; overwrite=true would begin anew and remove 9 steps\n"
+    assert said == f"{tmp_path} is finished; overwrite=true would start over and remove 9 steps\n"
     assert not claim_run(tmp_path, Job(), done="done.json", may_grow=("size",))
     assert "is finished; a larger size lengthens it; overwrite=true would" in capsys.readouterr().err
 

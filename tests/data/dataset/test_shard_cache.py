@@ -142,7 +142,7 @@ def test_a_copy_is_trusted_by_its_hash_and_not_by_its_size(
         copy.write_bytes(damaged)
         capsys.readouterr()
         assert fetch(ShardCache(tmp_path / "shards", 10000), 1) == data
-        assert f"{copy} was damaged since it was copied here; x is fetched anew" in capsys.readouterr().err
+        assert f"{copy} was damaged since it was copied here; x is fetched again" in capsys.readouterr().err
         assert copy.read_bytes() == data
 
 

@@ -107,7 +107,7 @@ def test_a_dry_run_tells_of_its_action_and_writes_nothing(
     assert told(copied, "status")[0].startswith(f"tell how far {copied.output} is")
     assert told(copied, "verify")[0].startswith("hash 4 parts (")
     assert "and 4 other files" in told(copied, "verify")[0]
-    assert told(copied, "repair") == [f"make latents-000002.tar of {copied.output} anew"]
+    assert told(copied, "repair") == [f"make latents-000002.tar of {copied.output} again"]
     assert told(finished, "repair") == [f"{finished.output}: nothing is damaged"]
     left = "0 samples in 0 shards: 0 B to be written"
     assert any(line.startswith(left) for line in told(finished, "encode"))
@@ -115,7 +115,7 @@ def test_a_dry_run_tells_of_its_action_and_writes_nothing(
     unfinished = make_unfinished(finished, tmp_path / "unfinished")
     corrupt(unfinished.output / "latents-000001.tar")
     lines = told(unfinished, "repair")
-    assert lines[0] == f"make latents-000001.tar of {unfinished.output} anew"
+    assert lines[0] == f"make latents-000001.tar of {unfinished.output} again"
     assert any(line.startswith("6 samples in 2 shards: ") for line in lines)
     for action in ("status", "verify", "repair"):
         with pytest.raises(UserError, match="expected a cache that was begun"):

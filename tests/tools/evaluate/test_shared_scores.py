@@ -123,7 +123,7 @@ def test_a_damaged_classifier_is_trained_anew(made: Path, alone: Path, tmp_path:
             evaluate.run(chosen)
     judge = tmp_path / "fifth" / real_looks.JUDGE
     judge.write_bytes(judge.read_bytes()[:100])
-    with pytest.raises(WorkError, match=r"judge\.safetensors cannot be read.*trains the classifier anew"):
+    with pytest.raises(WorkError, match=r"judge\.safetensors cannot be read.*trains the classifier again"):
         evaluate.run(chosen)
     evaluate.run(chosen)
     assert content(tmp_path / "fifth") == content(alone / "fifth")

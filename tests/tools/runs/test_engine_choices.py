@@ -84,7 +84,7 @@ def test_a_run_that_began_compiled_says_that_it_goes_on_without(
     start(run, CUDA)
     compiler["cuda"] = "Triton is not installed"
     assert start(run, CUDA).compile is False
-    assert "warning: the run began compiled, and goes on without, since Triton" in capsys.readouterr().err
+    assert "warning: the run began compiled, and continues without, since Triton" in capsys.readouterr().err
     compiler["cuda"] = ""
     assert start(run, CUDA).compile is True
 

@@ -155,7 +155,7 @@ def test_other_ranks_choose_anew_and_say_so(
     machine(24 * GIB)
     whole = settled(found)
     assert [size // 2 for size in whole] == settled(found, ranks=2)
-    assert "chosen anew: chosen for 1 rank, and there are 2; order and draws stay" in capsys.readouterr().err
+    assert "chosen again: chosen for 1 rank, and there are 2; order and draws stay" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "micro_batches.json").read_text())["ranks"] == 2
 
 

@@ -103,7 +103,8 @@ def test_a_job_goes_on_with_the_checkpoint_it_was_begun_with(
     again = draw(run, "again")
     assert made == [[4, 5], [6]]
     assert np.array_equal(again, whole)
-    assert f"goes on with {FIRST}, with which it was begun; the newest is {SECOND}" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"continues with {FIRST}, with which it was begun; the newest is now {SECOND}" in said
     record = json.loads((run.parent / "again/samples.json").read_text())
     assert record["checkpoint"] == FIRST
     assert record["made_from"] == json.loads((run.parent / "again/made_from.json").read_text())["sha256"]

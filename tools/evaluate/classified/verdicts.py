@@ -83,7 +83,7 @@ class Verdicts(NumberUnits):
             return Judge.load(self.output / JUDGE)
         except DamagedCheckpoint as error:
             (self.output / JUDGE).unlink(missing_ok=True)
-            raise WorkError(f"{error}; the same command trains the classifier anew") from None
+            raise WorkError(f"{error}; the same command trains the classifier again") from None
 
     @property
     def judge_sha256(self) -> str:

@@ -55,7 +55,7 @@ class NumberUnits(SharedJob):
     def remove_unusable(self) -> None:
         """Remove what is no whole part of this job, so that it is made anew."""
         for path, problem in self.parts.unusable().items():
-            say(f"{path} is not used: {problem}; it is made anew", of_any_rank=True)
+            say(f"{path} is not used: {problem}; it is made again", of_any_rank=True)
             path.unlink(missing_ok=True)
 
     def publish(self) -> None:

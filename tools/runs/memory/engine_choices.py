@@ -68,7 +68,7 @@ def _settle_compile(engine: EngineConfig, world: World, run: Path, uncompiled: s
         return engine
     if kept:
         if kept["value"] and lacking:
-            say(f"warning: the run began compiled, and goes on without, since {lacking}: {ROUNDING}")
+            say(f"warning: the run began compiled, and continues without, since {lacking}: {ROUNDING}")
         return replace(engine, compile=bool(kept["value"]) and not lacking)
     if lacking and world.device.type == "cuda":
         say(f"engine: nothing is compiled, since {lacking}")

@@ -62,7 +62,7 @@ def settle_micro_batches(memory: MemoryOfRun, world: World, run: Path) -> None:
         return
     measured = ranks.on_first_rank(lambda: memory.measure(world.device, room.activations))
     if why:
-        say(f"micro-batches are chosen anew: {why}; order and draws stay, sums differ by rounding")
+        say(f"micro-batches are chosen again: {why}; order and draws stay, sums differ by rounding")
     fitting = _fitting(memory, measured, room)
     if kept is None:
         kept = fitting

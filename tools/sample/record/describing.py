@@ -164,7 +164,7 @@ def checkpoint_of(making: Making, record: Mapping[str, Any] | None) -> str:
         )
         raise UserError("checkpoint", newest, f"{expected}; {anew(Path(making.output))}") from None
     if newest != begun:
-        say(f"{making.output} goes on with {begun}, with which it was begun; the newest is {newest} now")
+        say(f"{making.output} continues with {begun}, with which it was begun; the newest is now {newest}")
     return begun
 
 

@@ -114,7 +114,7 @@ def test_parts_that_are_damaged_or_of_something_else_are_made_anew(
     (output / "parts/other.npz").write_bytes(b"")
     evaluate.run(config(material, output))
     assert (output / "scores.json").read_bytes() == alone
-    assert capfd.readouterr().err.count("it is made anew") == 3
+    assert capfd.readouterr().err.count("it is made again") == 3
 
 
 def test_pictures_that_cannot_be_read_leave_their_units_smaller(

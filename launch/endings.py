@@ -8,7 +8,7 @@ from core.run.signals import GRACE_S, EndAtOnce
 
 RUN = "the same command continues the run"
 WORK = "the same command continues the work"
-ANEW = "nothing of it is kept, and the same command begins anew"
+STARTS_OVER = "nothing of it is kept, and the same command starts over"
 STAGE_GRACE_S = 40.0  # longer than the demo waits for the job that it is at
 
 BEFORE_STEPS = "ending before the first step"
@@ -28,7 +28,7 @@ def answer_for(words: Sequence[str]) -> EndAtOnce:
     known = {*TRAINING, *CONTINUES}
     job = next((word for word in words if word in known), "")
     if ONLY_LOOKS & set(words) or not job:
-        return EndAtOnce(f"ending; {ANEW}", continues=False, grace_s=GRACE_S)
+        return EndAtOnce(f"ending; {STARTS_OVER}", continues=False, grace_s=GRACE_S)
     if job in TRAINING:
         return EndAtOnce(f"{BEFORE_STEPS}; {RUN}", f"ending; {RUN}", continues=True)
     grace_s = STAGE_GRACE_S if job == "demo" else GRACE_S

@@ -136,7 +136,7 @@ def claim_run(
         say(f"{output} is finished; {lengthens}overwrite=true would start over and remove {cost}")
         return False
     if config.overwrite:
-        how = "begins anew" if overwrite else "continues, since this is a restart"
+        how = "starts over" if overwrite else "continues, since this is a restart"
         say(f"{output}: the run {how}; to continue it by hand later, leave overwrite=true out")
     return True
 

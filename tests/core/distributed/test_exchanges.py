@@ -68,7 +68,7 @@ WAITS = {
     ): "while ranks wait: rank 0 asks for N keys a second, others for one",
     ("core/distributed/waiting.py", "multi_get"): "the same: N numbers for rank 0, one for others",
     (
-        "tools/sample/networks/one_fate.py",
+        "tools/sample/networks/failure_watch.py",
         "check",
     ): "ranks that share the tokens of samples: one key a second, set by a rank that fails",
 }

@@ -2,7 +2,7 @@
 
 The first rank is a worker like any other, and makes all draws. Whenever it calls a network it sends the input
 to the others, which hold the same weights and compute their share of the tokens. They need to know which
-networks these are, and end when the first rank is done, or when any has failed (`one_fate`). Where
+networks these are, and end when the first rank is done, or when any has failed (`failure_watch`). Where
 derivatives of an output will be asked for, all keep what they take, until the first rank has no more use of
 the output.
 """
@@ -29,7 +29,7 @@ from models.denoisers.network import Denoiser, DenoiserConfig
 from models.denoisers.skipping import numbers_of
 from models.precision import Precision, compute_repeatably
 from tools.runs.loaded_run import LoadedRun, open_run
-from tools.sample.networks.one_fate import LOST_S, Fate
+from tools.sample.networks.failure_watch import LOST_S, FailureWatch
 from tools.sample.networks.shared_derivatives import Derivable, Derived
 
 FIELD = "sequence_parallel"
@@ -78,10 +78,10 @@ class _Product:
 
 @dataclass
 class Leader:
-    """The first of the ranks that share tokens.  sequence, fate: of all of them."""
+    """The first of the ranks that share tokens.  sequence, watch: of all of them."""
 
     sequence: SequenceGroup
-    fate: Fate
+    watch: FailureWatch
     _derivable: int = 0  # outputs until now of which derivatives could be asked for
     _released: list[int] = field(default_factory=list)
 
@@ -92,14 +92,14 @@ class Leader:
             _Network(source, _checkpoint(source, run), run.weights, run.weights_sha256)
             for source, run in opened
         ]
-        with self.fate.shared():
+        with self.watch.shared():
             ranks.broadcast_object(_Networks(tuple(each), precision))
         for number, (_, run) in enumerate(opened):
             self._share(number, run.model)
 
     def end(self) -> None:
         """Let the others end."""
-        with self.fate.shared():
+        with self.watch.shared():
             ranks.broadcast_object(None)
 
     def _share(self, number: int, model: Denoiser) -> None:
@@ -120,7 +120,7 @@ class Leader:
 
         def forward(x: Tensor, time: Tensor, condition: Condition) -> Tensor:
             if not (torch.is_grad_enabled() and x.requires_grad):
-                with self.fate.shared():
+                with self.watch.shared():
                     call(x, time, condition)
                     output: Tensor = plain(x, time, condition)
                 return output
@@ -128,14 +128,14 @@ class Leader:
             asked = self._derivable
 
             def begin(x: Tensor) -> Derivable:
-                with self.fate.shared():
+                with self.watch.shared():
                     call(x, time, condition, asked)
                     found = Derivable.of(plain, x, time, condition, self.sequence)
                 weakref.finalize(found, lambda: self._released.append(asked))
                 return found
 
             def product(found: Derivable, vector: Tensor) -> Tensor:
-                with self.fate.shared():
+                with self.watch.shared():
                     ranks.broadcast_object(_Product(asked))
                     dist.broadcast(vector := vector.contiguous(), src=0)
                     return found.product(vector)
@@ -153,7 +153,7 @@ def together(size: int, device: str, output: Path, lead: Callable[[Leader], None
     others.
     """
     world = ranks.start(device, folder=output)
-    fate = Fate(waiting.store(), world.rank, world.size, waiting.silence(LOST_S))
+    watch = FailureWatch(waiting.store(), world.rank, world.size, waiting.silence(LOST_S))
     try:
         if world.size != size:
             expected = f"the number of ranks, {world.size} (processes={size} starts so many here)"
@@ -161,16 +161,16 @@ def together(size: int, device: str, output: Path, lead: Callable[[Leader], None
         sequence = make_sequence_group(world, size)
         assert sequence is not None
         if world.rank == 0:
-            with fate.told():
-                lead(leader := Leader(sequence, fate))
+            with watch.told():
+                lead(leader := Leader(sequence, watch))
                 leader.end()
         else:
-            with Ending(speaks=False).catching(), fate.shared():
+            with Ending(speaks=False).catching(), watch.shared():
                 _follow(world.device, sequence)
     finally:
-        with fate.leaving():
+        with watch.leaving():
             ranks.stop(world)
-        fate.close()
+        watch.close()
 
 
 def _checkpoint(source: str, run: LoadedRun) -> str:

@@ -32,7 +32,7 @@ ADVICE = "a smaller batch, more ranks or, in another output, sampler.guide.toget
 _NO_MEMORY = re.compile(r"not enough memory|can't allocate memory")  # torch's allocator on a CPU
 
 
-class Fate:
+class FailureWatch:
     """A watch by which ranks that compute together end together; this one is `rank` of `size`.
 
     store: where the ranks met.  silence: of the others.  end: ends the process with a status.
@@ -50,7 +50,7 @@ class Fate:
         self._store, self._rank, self._size, self._end, self._grace_s = store, rank, size, end, grace_s
         self._silence, self._inside = silence, 0
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="fate of ranks", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="failure watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from core.distributed.waiting import Life, Silence
 from core.errors import PEER_LOST, PeerLost, RankFailed
 from core.faults.failpoints import VARIABLE
 from tests.core.ranks import finish, run_ranks, start_ranks
-from tools.sample.networks.one_fate import Fate
+from tools.sample.networks.failure_watch import FailureWatch
 
 PROGRAM = """
 import sys
@@ -77,7 +77,7 @@ def test_a_process_that_does_not_come_out_by_itself_is_ended(capsys: pytest.Capt
         statuses.append(status)
         gone.set()
 
-    fails, waits = (Fate(store, rank, 2, None, end, grace_s=0.2) for rank in (1, 0))
+    fails, waits = (FailureWatch(store, rank, 2, None, end, grace_s=0.2) for rank in (1, 0))
     with pytest.raises(RankFailed, match="memory ran out on rank 1 of the 2"), fails.shared():
         raise torch.OutOfMemoryError("CUDA out of memory")
     with waits.leaving():  # as in a collective that the other will never come to
@@ -86,8 +86,8 @@ def test_a_process_that_does_not_come_out_by_itself_is_ended(capsys: pytest.Capt
     assert "ended because another rank has: memory ran out on rank 1" in capsys.readouterr().err
     with pytest.raises(PeerLost, match="memory ran out on rank 1"), waits.shared():
         pytest.fail("nothing more is computed")
-    for fate in (fails, waits):
-        fate.close()
+    for watch in (fails, waits):
+        watch.close()
 
 
 def test_a_rank_that_is_silent_is_lost_to_those_that_wait(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,23 +99,23 @@ def test_a_rank_that_is_silent_is_lost_to_those_that_wait(capsys: pytest.Capture
         statuses.append(status)
         gone.set()
 
-    fate = Fate(store, 0, 2, silence, end, grace_s=0.2)
-    with fate.leaving():
+    watch = FailureWatch(store, 0, 2, silence, end, grace_s=0.2)
+    with watch.leaving():
         assert gone.wait(60)
     assert statuses == [PEER_LOST]
     assert "rank 1 has given no sign of life for 1" in capsys.readouterr().err
-    fate.close()
+    watch.close()
     life.end()
 
 
 def test_what_is_no_failure_of_a_rank_passes() -> None:
     store = dist.HashStore()
-    fate, other = (Fate(store, rank, 2, grace_s=0.2) for rank in (0, 1))
-    with fate.shared():
+    watch, other = (FailureWatch(store, rank, 2, grace_s=0.2) for rank in (0, 1))
+    with watch.shared():
         pass
-    with pytest.raises(SystemExit), fate.shared():
+    with pytest.raises(SystemExit), watch.shared():
         raise SystemExit(75)
     with pytest.raises(PeerLost, match=r"rank 0 of the 2 .* was asked to end"), other.shared():
         pass
-    for each in (fate, other):
+    for each in (watch, other):
         each.close()

@@ -21,7 +21,7 @@ from models.denoisers.network import DenoiserConfig, count_parameters, forward_m
 from tools.plan import figures, memory, step_time, traffic
 from tools.plan.config import PlanConfig
 from tools.plan.measuring.measure import Measurement
-from tools.plan.memory import Setting
+from tools.plan.memory import Gpus, Setting
 from tools.plan.shares import shares_of_ranks
 from tools.plan.step_samples import Bucket, Workload
 from tools.plan.step_time import Sent, StepTime
@@ -120,24 +120,23 @@ def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None)
     Without a known device nothing is recommended, and the configured policy alone is counted.
     """
     engine, asked, groups = run.engine, run.engine.activation_checkpointing, run.groups
-    degrees = memory.degrees(run.model, work, plan.ranks, plan.ranks_per_node) if device else []
+    gpus = Gpus(plan.ranks, plan.ranks_per_node, device.memory if device else 0)
+    degrees = memory.degrees(run.model, work, gpus) if device else []
     counted: dict[str, list[Measured]] = {}
     found: list[Setting] = []
     others: list[Setting] = []
-    known: Any = {"ranks": plan.ranks, "on_node": plan.ranks_per_node, "averages": len(run.ema.names)}
-    known["memory"] = device.memory if device else 0
+    averages = len(run.ema.names)
     auto = replace(engine, micro_batch="auto")
     another = memory.of_another_kind(auto)
     for policy in memory.policies(engine, work.objective) if device else (asked,):
         counted[policy] = memory.activations(run.model, engine, work, policy)
         for degree in sorted({engine.sequence_parallel, *degrees}):
-            of_policy = (work, policy, counted[policy])
-            found += memory.possible(groups, auto, *of_policy, degree=degree, **known)
+            of_policy = (work, policy, counted[policy], gpus)
+            found += memory.possible(groups, auto, *of_policy, degree=degree, averages=averages)
             if another:
-                others += memory.possible(groups, another, *of_policy, degree=degree, **known)
-    same = memory.possible(
-        groups, engine, work, asked, counted[asked], degree=engine.sequence_parallel, **known
-    )
+                others += memory.possible(groups, another, *of_policy, degree=degree, averages=averages)
+    as_asked = (work, asked, counted[asked], gpus)
+    same = memory.possible(groups, engine, *as_asked, degree=engine.sequence_parallel, averages=averages)
     return _Settings(counted[asked], found, memory.configured(same, engine, plan.ranks), others)
 
 

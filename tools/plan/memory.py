@@ -24,6 +24,14 @@ POLICIES: tuple[Policy, ...] = ("none", "selective", "every_k", "full")
 """Of activation checkpointing, in the order of what they compute again."""
 
 
+class Gpus(NamedTuple):
+    """The GPUs of a run: their number, how many a node has, and the bytes of each, 0 for no limit."""
+
+    ranks: int
+    on_node: int
+    memory: int
+
+
 class MicroBatch(NamedTuple):
     """So many samples of a bucket at once, and the bytes of a rank that training on them takes in all."""
 
@@ -74,15 +82,15 @@ def shared(measured: Sequence[Measured], degree: int) -> list[Measured]:
     return [Measured([x // degree for x in each.one], [x // degree for x in each.two]) for each in measured]
 
 
-def degrees(model: DenoiserConfig, workload: Workload, ranks: int, ranks_per_node: int) -> list[int]:
+def degrees(model: DenoiserConfig, workload: Workload, gpus: Gpus) -> list[int]:
     """Return how many ranks of a node can share the tokens of a sample: powers of 2 that fit the groups."""
     found = [1]
-    while (degree := 2 * found[-1]) <= min(ranks, ranks_per_node):
-        if ranks % degree or model.attention_heads(degree) is None:
+    while (degree := 2 * found[-1]) <= min(gpus.ranks, gpus.on_node):
+        if gpus.ranks % degree or model.attention_heads(degree) is None:
             break
         found.append(degree)
     groups = [bucket.group for bucket in workload.buckets]
-    return [d for d in found if all(group % (ranks // d) == 0 for group in groups)]
+    return [d for d in found if all(group % (gpus.ranks // d) == 0 for group in groups)]
 
 
 def policies(engine: EngineConfig, objective: ObjectiveConfig) -> list[Policy]:
@@ -96,19 +104,17 @@ def possible(
     workload: Workload,
     policy: Policy,
     measured: Sequence[Measured],
+    gpus: Gpus,
     *,
     degree: int,
-    ranks: int,
-    on_node: int,
     averages: int,
-    memory: int,
 ) -> list[Setting]:
     """Return every stage that the objective goes with, and the micro-batches that `engine` asks for.
 
     Under fsdp2 with the ranks of a node to share the state, or of as few nodes as any stage fits with.
-    measured: activations of each bucket, of whole samples.  on_node: ranks of a node.
-    memory: bytes of a GPU, of which USABLE are planned with; 0 is no limit.
+    measured: activations of each bucket, of whole samples.  gpus: USABLE of their memory is planned with.
     """
+    ranks, on_node, memory = gpus
     usable = int(USABLE * memory) if memory else None
     shares = [bucket.group * degree // ranks for bucket in workload.buckets]
     asked = replace(engine, activation_checkpointing=policy, sequence_parallel=degree)

@@ -207,11 +207,9 @@ def _require_fit(run: SweepRun, plan: PlanConfig, device: Device) -> None:
         work,
         policy,
         memory.activations(config.model, engine, work, policy),
+        memory.Gpus(config.processes, plan.ranks_per_node, device.memory),
         degree=engine.sequence_parallel,
-        ranks=config.processes,
-        on_node=plan.ranks_per_node,
         averages=len(config.ema.names),
-        memory=device.memory,
     )
     configured = memory.configured(found, engine, config.processes)
     if not configured.fits:

@@ -50,19 +50,13 @@ def rows(config: Config, folder: Path) -> list[Row]:
     for parameter in model.parameters():  # zeros, as in a new network, say nothing when compared
         torch.nn.init.normal_(parameter, std=0.02)
     batch = config.batch or (64 if device.type == "cuda" else 2)
-    found = [_case(config, model, network, *case, batch, device) for case in CASES]
+    found = [_case(config, model, *case, batch) for case in CASES]
     return [*found, *_files(config)]
 
 
-def _case(
-    config: Config,
-    model: DiT,
-    network: DiTConfig,
-    solver: SolverName,
-    guidance: float,
-    batch: int,
-    device: torch.device,
-) -> Row:
+def _case(config: Config, model: DiT, solver: SolverName, guidance: float, batch: int) -> Row:
+    """Measure sampling by a solver beside the forward passes alone, and beside diffusers where it has it."""
+    network, device = model.config, next(model.parameters()).device
     path = make_path(path_record(PATH, ScheduleConfig()))
     shape = (batch, network.input_channels, 1, SIDE, SIDE)
     settings = SamplerConfig(solver=solver, steps=STEPS, guidance=guidance)
@@ -79,16 +73,7 @@ def _case(
         return _done(sample(network, shape, condition, settings, path, "noise", draws))
 
     expected = drawn(counted)
-    evaluations, width = len(calls), len(calls[0])
-    conditions = [branch.condition for branch in by_condition(model, condition, guidance).outputs]
-    x, time, both = torch.cat(calls)[:width], torch.zeros(width, device=device), stacked(conditions)
-
-    @torch.no_grad()
-    def bare() -> Iterator[Tensor]:
-        for _ in range(evaluations):
-            out = model(x, time, both)
-        yield _done(out)
-
+    bare = _bare_forwards(model, calls, condition, guidance)
     ways = [
         Way("longtake", batch, lambda: iter([drawn(model)]), lambda made: bool(torch.equal(made, expected))),
         Way("bare forwards", batch, bare, lambda made: bool(made.isfinite().all())),
@@ -99,13 +84,30 @@ def _case(
     elif solver == "ddim":
         ways.append(_peer(network, guidance, batch, device))
     protocol = (
-        f"{batch} latents of {shape[1:]} by {STEPS} steps of {solver}, {evaluations} evaluations of {width}, "
-        f"{device.type}, fp32"
+        f"{batch} latents of {shape[1:]} by {STEPS} steps of {solver}, {len(calls)} evaluations of "
+        f"{len(calls[0])}, {device.type}, fp32"
     )
     row = Row(f"{solver}, guidance {guidance:g}", "samples", protocol, measure(ways, config.rounds), absent)
     times = row.timings["bare forwards"].best / row.timings["longtake"].best
     row.floors.append(Floor("times the bare forwards", times, MOST[device.type], at_most=True))
     return row
+
+
+def _bare_forwards(
+    model: DiT, calls: list[Tensor], condition: Condition, guidance: float
+) -> Callable[[], Iterator[Tensor]]:
+    """Return what evaluates the network as often as a sampler did in `calls`, on inputs of the same shape."""
+    evaluations, width = len(calls), len(calls[0])
+    conditions = [branch.condition for branch in by_condition(model, condition, guidance).outputs]
+    x, time, both = torch.cat(calls)[:width], torch.zeros(width, device=calls[0].device), stacked(conditions)
+
+    @torch.no_grad()
+    def bare() -> Iterator[Tensor]:
+        for _ in range(evaluations):
+            out = model(x, time, both)
+        yield _done(out)
+
+    return bare
 
 
 def _done(made: Tensor) -> Tensor:

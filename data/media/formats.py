@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,10 +42,15 @@ MEDIA_SUFFIXES = (
 T = TypeVar("T")
 
 HEAD = 1024  # bytes by which `suffix_of` tells what a file is
+_ARTICLES = dict.fromkeys(("Ap", "IV", "MN", "MP", "MX", "Og", "Op", "SV", "XM"), "an")
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf", b"avci", b"jpeg", b"vvic"}
 _HEIF_SEQUENCE = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1", b"avcs", b"vvis"}
+
+
+# Lengths of what follows a BMP's first header; its reserved field, ahead of these, need not be 0.
+_BITMAP_HEADERS = {struct.pack("<I", length) for length in (12, 16, 40, 52, 56, 64, 108, 124)}
 
 
 class MediaError(ValueError):
@@ -176,11 +182,12 @@ def suffix_of(head: bytes) -> str:
         return "webp" if head[8:12] == b"WEBP" else "avi"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
-    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
+    if head.startswith(b"BM") and (head[6:10] == b"\0\0\0\0" or head[14:18] in _BITMAP_HEADERS):
         return "bmp"
-    if unread := unread_kind(head):
+    starts_with_a_box = head.startswith(b"\0\0\1") and head[4:8] in _BOXES  # as long as a mark of others
+    if not starts_with_a_box and (unread := unread_kind(head)):
         name, way = unread
-        raise MediaError(f"is a {name} file, not a {ACCEPTED} file: {way}")
+        raise MediaError(f"is {_ARTICLES.get(name[:2], 'a')} {name} file, not a {ACCEPTED} file: {way}")
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "tif"
     if head[4:8] == b"ftyp":

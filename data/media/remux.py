@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from data.media.clips import Clip, ClipConfig, Packet, cut_video
 from data.media.film.decoders import has_side_alpha
@@ -44,7 +44,8 @@ def clips_of(data: bytes, config: ClipConfig, limits: MediaLimits) -> tuple[tupl
         if video.has_palette and not is_whole:
             raise MediaError("cannot be cut: its palette stands before its first frame alone")
         if not is_whole:
-            _container(video.suffix, video.stream)
+            with contextlib.ExitStack() as stack:
+                _target(stack, io.BytesIO(), video.suffix, video.stream)
         return None if is_whole else tuple(clips), unit_s
 
 
@@ -65,13 +66,7 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
             contextlib.ExitStack() as stack,
         ):
             stream: Any = choose_stream(source, limits.frames).stream
-            format = _container(suffix, stream)
-            target = stack.enter_context(av.open(out, "w", format=format, options={"fflags": "+bitexact"}))
-            copy = target.add_stream_from_template(stream, opaque=True)  # a codec may have no encoder here
-            if format == "mov":  # its tag says which ProRes it is, and so how many bits are decoded
-                copy.codec_context.codec_tag = stream.codec_context.codec_tag
-            if has_side_alpha(stream):
-                copy.metadata["alpha_mode"] = "1"
+            target, copy = _target(stack, out, suffix, stream)
             second = int(1 / stream.time_base)  # files seek by times of decoding, which are earlier
             source.seek(max(clip.start - second, min(clip.start, stream.start_time or 0)), stream=stream)
             packets = list(_between(source.demux(stream), clip))
@@ -87,23 +82,45 @@ def copy_clip(file: BinaryFile, clip: Clip, limits: MediaLimits) -> bytes:
     return out.getvalue()
 
 
-def _container(suffix: str, stream: Any) -> str:
-    """Return FFmpeg's name of the container that a clip is copied into.
+def _target(stack: contextlib.ExitStack, out: BinaryIO, suffix: str, stream: Any) -> tuple[Any, Any]:
+    """Return a container that writes to `out`, and its stream for the packets of `stream`, header written.
 
-    MediaError if none takes its codec.
+    MediaError if none takes its codec. suffix: of the file that it comes from.
     """
     import av
 
+    tried = [_CONTAINERS[suffix], "mov"]  # as QuickTime's ProRes, which MP4 has no name for
+    stated = stream.sample_aspect_ratio
+    if stated and stated != (stream.codec_context.sample_aspect_ratio or 1):
+        # Copied into Matroska, pixels have the shape that the codec states: PyAV cannot give another.
+        tried = [name for name in tried if name != "matroska"]
     codec = stream.codec.canonical_name
-    tried = (_CONTAINERS[suffix], "mov")  # as QuickTime's ProRes, which MP4 has no name for
-    for name in tried:
-        with av.open(io.BytesIO(), "w", format=name) as container:
-            if codec in container.supported_codecs and codec != "rawvideo":  # of which not all forms fit
-                return name
+    for name in tried if codec != "rawvideo" else ():  # of which not all forms fit
+        try:
+            out.seek(0)
+            target = av.open(out, "w", format=name, options={"fflags": "+bitexact"})
+            copy = _copied_stream(target, name, stream)
+            target.start_encoding()
+        except (av.FFmpegError, ValueError):  # of PyAV, where the container has no name for the codec
+            out.truncate(0)
+            continue
+        return stack.enter_context(target), copy
     raise MediaError(
         f"cannot be cut: its {codec} is not copied into {' or '.join(tried)} files; "
         "ffmpeg -i FILE -c:v ffv1 FILE.mkv makes one that can be, without loss"
     )
+
+
+def _copied_stream(target: Any, format: str, stream: Any) -> Any:
+    """Add a stream for the packets of another one."""
+    copy = target.add_stream_from_template(stream, opaque=True)  # a codec may have no encoder here
+    if format != "matroska" and stream.sample_aspect_ratio:
+        copy.codec_context.sample_aspect_ratio = stream.sample_aspect_ratio
+    if format == "mov":  # its tag says which ProRes it is, and so how many bits are decoded
+        copy.codec_context.codec_tag = stream.codec_context.codec_tag
+    if has_side_alpha(stream):
+        copy.metadata["alpha_mode"] = "1"
+    return copy
 
 
 def _between(packets: Any, clip: Clip) -> Iterator[Any]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from core.progress import counted
 from data.media.film.cropping import UNALIGNED, container_crop
-from data.media.film.decoders import decoder_of
+from data.media.film.decoders import decoder_of, without_profiles
 from data.media.film.ebml import missing_bytes
 from data.media.film.frame_table import listed_packets, read_table, with_listed_keys
 from data.media.film.geometry import Geometry, Turn, pixel_aspect
+from data.media.film.iso_boxes import require_one_whole_film
 from data.media.film.looks import Tags
 from data.media.film.mpeg4 import MOST_SKIPPED, is_skipped, time_bits
 from data.media.film.streams import choose_stream
@@ -55,6 +56,8 @@ class Video:
         if self.suffix == "mkv" and (missing := missing_bytes(memoryview(data))):
             are = "is" if missing == 1 else "are"
             raise MediaError(f"truncated video: {counted(missing, 'byte')} that it declares {are} not there")
+        if self.suffix == "mp4":
+            require_one_whole_film(memoryview(data))
         crop = container_crop(data, self.suffix, self.stream.index)
         self.geometry = Geometry(pixel_aspect(self.stream), crop)
         limits.check_picture(*self.geometry.shown(context.width, context.height, Turn())[::-1])
@@ -165,10 +168,7 @@ class Video:
 
     @cached_property
     def reordered(self) -> bool:
-        """Return whether frames leave the decoder in another order than that of their times.
-
-        This may decode them all.
-        """
+        """Return whether frames leave the decoder in another order than by their times; may decode all."""
         if self.numbers is not None:
             return False
         times = [frame.pts for _, frame in self.pictures()]
@@ -207,7 +207,7 @@ class Video:
             self.container.seek(time, stream=self.stream)
         self.context.flush_buffers()  # those of the file's own decoders are flushed by seeking
         stream = self.container.streams[self.stream.index]
-        return (packet for packet in self.container.demux(stream) if packet.size)
+        return without_profiles(packet for packet in self.container.demux(stream) if packet.size)
 
     def pictures(self) -> Iterator[tuple[int, Any]]:
         """Yield (number, decoded frame) of all frames, in the order in which the decoder shows them."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from data.media.film.ebml import CLUSTER, SEGMENT, TRACKS, elements
 from data.media.film.geometry import Crop
+from data.media.film.iso_boxes import boxes
 from data.media.formats import MediaError
 
 _ENTRY = 78  # bytes of a VisualSampleEntry before its boxes (ISO/IEC 14496-12, 12.1.3)
@@ -52,18 +53,18 @@ def container_crop(data: bytes, suffix: str, number: int) -> Crop:
 
 def _mp4_crops(data: memoryview) -> Iterator[Crop]:
     """Yield the crop of every track, in the order of the file."""
-    for kind, moov in _boxes(data):
+    for kind, moov in boxes(data):
         if kind == b"moov":
-            yield from (_track_crop(track) for name, track in _boxes(moov) if name == b"trak")
+            yield from (_track_crop(track) for name, track in boxes(moov) if name == b"trak")
 
 
 def _track_crop(track: memoryview) -> Crop:
     places = [track]
     for wanted in (b"mdia", b"minf", b"stbl", b"stsd"):
-        places = [box for place in places for name, box in _boxes(place) if name == wanted]
+        places = [box for place in places for name, box in boxes(place) if name == wanted]
     for place in places:
-        for _, entry in _boxes(place[8:]):  # version, flags and the number of entries come first
-            for name, box in _boxes(entry[_ENTRY:]):
+        for _, entry in boxes(place[8:]):  # version, flags and the number of entries come first
+            for name, box in boxes(entry[_ENTRY:]):
                 if name == b"clap" and len(box) >= 32:
                     return clean_aperture(box, *struct.unpack_from(">HH", entry, 24))
     return Crop()
@@ -83,22 +84,6 @@ def clean_aperture(box: memoryview, width: int, height: int) -> Crop:
     if min(crop) < 0:
         raise MediaError(f"its clean aperture reaches beyond the picture: {tuple(crop)}")
     return crop
-
-
-def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield (kind, content) of the boxes in `data`; stop at a damaged length."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        begin = at + 8
-        if size == 1 and at + 16 <= len(data):
-            (size,) = struct.unpack_from(">Q", data, begin)
-            begin += 8
-        end = len(data) if size == 0 else at + size
-        if end < begin or end > len(data):
-            return
-        yield kind, data[begin:end]
-        at = end
 
 
 def _matroska_crops(data: memoryview) -> Iterator[Crop]:

@@ -67,9 +67,14 @@ def turn_of(frame: Any) -> Turn:
 
     MediaError if it is none of the eight.
     """
-    _name_unknown_kinds()
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = side_data(frame, "DISPLAYMATRIX")
     return Turn() if data is None else turn_of_matrix(struct.unpack("=9i", bytes(data)))
+
+
+def side_data(frame: Any, kind: str) -> Any:
+    """Return what a frame carries of this kind of PyAV's; None if it carries none."""
+    _name_unknown_kinds()
+    return frame.side_data.get(kind)
 
 
 @functools.cache

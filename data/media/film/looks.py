@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.media.colour import UNSAID, Colour, ColourMode, colour_of, over_white, to_display
+from data.media.film.geometry import side_data
 from data.media.formats import MediaError
 from data.media.media_rules import read_anew
 
@@ -97,6 +98,10 @@ def film_found(frame: Any, mode: ColourMode) -> dict[str, str]:
         found["matrix"] = "not said, taken for BT.2020" if look.matrix == _BT2020 else "not said, HD"
     if look.alpha:
         found["alpha"] = "transparent"
+    if side_data(frame, "ICC_PROFILE") is not None:  # as frames of PNG and JPEG may carry
+        found["profile"] = "in the film, not applied"
+    if side_data(frame, "STEREO3D") is not None:
+        found["views"] = "several, as they are stored"
     if look.limited_grey:
         found |= read_anew("a grey film of limited range", 4)
     return found

@@ -13,10 +13,10 @@ from core.progress import counted
 from data.media.colour import ColourMode, over_white
 from data.media.film.times import Times
 from data.media.formats import MediaError, MediaLimits
-from data.media.stills.apng import composed, has_mixed_pictures
+from data.media.stills.canvases import composed, has_mixed_pictures
 from data.media.stills.deep import delays_of_avif
 from data.media.stills.rendering import Pixels, from_image, require_convertible, shown_part, turned
-from data.media.stills.still import Still
+from data.media.stills.still import Still, opened_image
 from data.media.video import wanted_frames
 
 SHORTEST_MS, INSTEAD_MS = 10, 100  # delays up to the first count as the second, as browsers show them
@@ -40,7 +40,7 @@ def animation_frames(still: Still, limits: MediaLimits, mode: ColourMode) -> Ite
 def _pictures(still: Still) -> Iterator[tuple[float, Any]]:
     """Yield (milliseconds for which it is shown, loaded Pillow image) of each picture."""
     if still.suffix == "png" and has_mixed_pictures(still.data):
-        yield from composed(still.data)
+        yield from composed(still.data, opened_image)
         return
     whole = still.image.n_frames
     exact = delays_of_avif(still.data, still.frames) if still.suffix == "avif" else None

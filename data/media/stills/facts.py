@@ -7,17 +7,18 @@ from fractions import Fraction
 from core.progress import counted
 from data.media.colour import ColourMode
 from data.media.film.geometry import Crop
+from data.media.film.iso_boxes import boxes
 from data.media.film.measuring import VARIABLE
 from data.media.formats import IMAGE_FORMATS, Media, MediaError, MediaLimits
 from data.media.media_rules import read_anew
 from data.media.stills.animation import animation_frames
-from data.media.stills.apng import has_mixed_pictures
+from data.media.stills.canvases import has_free_canvas, has_mixed_pictures
 from data.media.stills.deep_tiff import is_deep_mode, is_tiled
 from data.media.stills.density import declared_shape
+from data.media.stills.jpeg_parts import behind_jpeg
 from data.media.stills.png_chunks import has_scaled_grey
 from data.media.stills.rendering import deep_codes, read_still, require_convertible
 from data.media.stills.still import Still, has_palette_of_bytes, opened_still
-from data.media.stills.webp_canvas import has_free_canvas
 from data.media.stills.wholeness import require_whole
 
 DARK = 4095  # the largest code of 12 bits; pictures of 16 bits that do not exceed it are near black
@@ -83,6 +84,8 @@ def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
         found["cropping"] = "left {} top {} right {} bottom {}".format(*still.crop)
     if still.pages > 1:
         found["pages"] = f"1 of {still.pages}"
+    if behind := _behind(still):
+        found["behind"] = behind
     if still.depth > 8 and (codes := deep_codes(still)) is not None:
         found["depth"] = f"{still.depth} bits"
         if still.depth == 16 and codes[..., : codes.shape[-1] - (codes.shape[-1] % 2 == 0)].max() <= DARK:
@@ -90,6 +93,14 @@ def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
     if still.ignored:
         found["ignored"] = ", ".join(still.ignored)
     return found | _read_anew(still, mode)
+
+
+def _behind(still: Still) -> str:
+    """Say what the file of a photograph holds beside it, as of those that move; "" for nothing."""
+    if still.suffix == "jpg":
+        return behind_jpeg(still.data, still.pages)
+    moves = still.suffix == "heic" and any(kind == b"mpvd" for kind, _ in boxes(memoryview(still.data)))
+    return "a film, not used" if moves else ""
 
 
 def _read_anew(still: Still, mode: ColourMode) -> dict[str, str]:

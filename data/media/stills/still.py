@@ -17,17 +17,18 @@ from data.media.film.geometry import Crop
 from data.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, MediaError, MediaLimits, suffix_of
 from data.media.stills.bitmap import read_bitmap
 from data.media.stills.boxes import cropped, nclx
+from data.media.stills.canvases import with_clear_canvas
 from data.media.stills.heif import read_heif
+from data.media.stills.jpeg_parts import read_jpeg
 from data.media.stills.png_chunks import SRGB, read_png
 from data.media.stills.profiles import Profile, read_profile
-from data.media.stills.webp_canvas import with_clear_canvas
 
 UNCUT = Crop()
 PLAIN = Colour(*PRIMARIES[BT709], SRGB)
 ADOBE_GAMMA = 563 / 256
 _ORIENTATION, _EXIF_IFD, _COLOUR_SPACE, _INTEROP_IFD = 0x0112, 0x8769, 0xA001, 0xA005
 _NEW_SUBFILE, _DNG_VERSION, _EXTRA_SAMPLES, _BITS, _SAMPLE_FORMAT, _PLANAR = 254, 50706, 338, 258, 339, 284
-_PALETTE = 320
+_PALETTE, _COMPRESSION, _WEBP = 320, 259, 50001
 # Pillow's mode of an image -> of the profile that fits; all others are RGB.
 _PROFILE_MODES = {
     **{"1": "L", "L": "L", "LA": "L", "La": "L", "I;16": "L", "I;16B": "L", "I": "L"},
@@ -134,6 +135,8 @@ def opened_still(data: bytes, limits: MediaLimits) -> Iterator[Still]:
     except MediaError:
         raise
     except UnidentifiedImageError:  # its text holds an address in memory
+        if suffix == "jpg" and (form := read_jpeg(data).form):
+            raise MediaError(f"is a {form}, which is not read: save it as PNG") from None
         forms = ", or one of a form that is not read: save it as PNG" if suffix == "tif" else ""
         raise MediaError(
             f"damaged image: header is not that of a {IMAGE_FORMATS[suffix]} file{forms}"
@@ -216,6 +219,8 @@ def _by_kind(still: Still) -> Still:
             f"is a TIFF of {depth}-bit{' signed' * signed} samples whose range nothing says: 8 or 16 bits "
             "without sign are accepted"
         )
+    if tags.get(_COMPRESSION) == _WEBP:
+        raise MediaError("is a TIFF compressed as WebP, which is not read: save it as PNG")
     if has_palette_of_bytes(image):
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_PALETTE]))
     planes = depth == 16 and tags.get(_PLANAR) == 2

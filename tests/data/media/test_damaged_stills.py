@@ -55,6 +55,15 @@ def test_a_jpeg_that_ends_early_is_damaged() -> None:
         assert check(saved(Image.new(mode, (33, 17)), "JPEG", progressive=True)).width == 33
 
 
+def test_a_jpeg_without_its_last_passes_is_damaged() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    data = image_bytes(noise, "JPEG", progressive=True)
+    assert check(data).height == 96
+    for cut in (data.rindex(b"\xff\xda"), len(data) // 2):
+        with pytest.raises(MediaError, match="its last passes, which refine it, are not there"):
+            check(data[:cut] + b"\xff\xd9")
+
+
 def test_metadata_is_no_damage() -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", "x" * (70 * 2**20), zip=True)

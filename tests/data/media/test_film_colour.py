@@ -2,6 +2,7 @@
 
 import io
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -24,10 +25,11 @@ from tests.data.colours import (
     hlg_light,
     patches,
     pq,
+    profile,
 )
 from tests.data.ffmpeg import require_ffmpeg
 from tests.data.films import copied
-from tests.data.samples import clip
+from tests.data.samples import clip, image_bytes
 from tests.data.videos import encoded_video
 
 GREYS = np.array([0, 1, 5, 10, 50, 100, 150, 203, 400, 1000.0])  # cd/m2
@@ -288,3 +290,23 @@ def test_grey_of_limited_range_is_brought_to_full(name: str, scale: int) -> None
         pixels = decode_video(file.getvalue())[0, 16, 8::16, 1]
         assert np.abs(pixels.astype(int) - expected).max() <= 1
         assert ("rules" in check(file.getvalue()).found) == (stated == 1)
+
+
+def test_profiles_in_films_are_said_or_refused() -> None:
+    """A film of PNG with a profile ended the process, once its side data were looked at."""
+    picture = clip(1)[0]
+    for kind, codec, said in (("PNG", "png", None), ("JPEG", "mjpeg", "in the film, not applied")):
+        file = io.BytesIO()
+        with av.open(file, "w", format="mov") as container:
+            stream = container.add_stream(codec, rate=8)
+            stream.height, stream.width = picture.shape[:2]
+            stream.pix_fmt = "rgb24" if codec == "png" else "yuvj420p"
+            packet = av.Packet(image_bytes(picture, kind, icc_profile=profile()))
+            packet.pts = packet.dts = 0
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 8), stream, True
+            container.mux(packet)
+        if said:
+            assert check(file.getvalue()).found["profile"] == said
+            continue
+        with pytest.raises(MediaError, match="a film of PNG pictures with an ICC profile, which is not read"):
+            check(file.getvalue())

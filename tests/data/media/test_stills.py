@@ -45,6 +45,12 @@ def test_every_kind_is_told_by_its_content(suffix: str) -> None:
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer.*git lfs pull"),
         (b"<!DOCTYPE html><html>404", "web page.*fetched instead"),
         (b"%PDF-1.4", "is a PDF file"),
+        (b"DKIF\0\0 \0AV01", "is an IVF file.*-c copy"),
+        (b"YUV4MPEG2 W16 H16\n", "is a YUV4MPEG file"),
+        (b"P6\n16 16\n255\n", "is a portable pixel map file"),
+        (b"\0\0\1\0\1\0\x10\x10", "is a Windows icon file"),
+        (b"\xff\xd8\xff\xf7\0\x0b\x08\0\x10\0\x10\1\1\x11\0", "is a JPEG-LS, which is not read"),
+        (b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x10\0\x10\1\1\x11\0", "is a JPEG of 12 bits"),
         (b"GIF97a" + bytes(20), "not a JPEG, PNG"),
     ],
 )
@@ -70,6 +76,7 @@ def test_brands_tell_pictures_from_films(brands: bytes, suffix: str) -> None:
 
 
 def test_a_large_box_of_mp4_is_no_raw_stream() -> None:
+    assert suffix_of(b"\0\0\1\0ftypisom" + bytes(300)) == "mp4"  # 256 bytes long, as an icon begins
     assert suffix_of(b"\0\0\0\x01mdat" + bytes(16)) == "mp4"  # 1: its size stands behind its name
 
 
@@ -107,6 +114,16 @@ def test_further_pictures_in_a_jpeg_are_told() -> None:
     picture = Image.fromarray(PICTURE)
     picture.save(file, "MPO", save_all=True, append_images=[picture.rotate(180)])
     assert probe(file.getvalue()).found == {"pages": "1 of 2"}
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_lies_behind_a_jpeg_is_told(progressive: bool) -> None:
+    one = saved(Image.fromarray(PICTURE), "JPEG", progressive=progressive)
+    film = b"\0\0\0\x18ftypmp42\0\0\0\0isommp42"
+    assert "behind" not in probe(one + b"\0" * 100).found
+    assert probe(one + film).found["behind"] == "a film, not used"  # a photograph that moves
+    assert probe(one + one).found["behind"] == "1 further picture, not used"
+    assert probe(one + one + one + b"x").found["behind"] == "2 further pictures, not used"
 
 
 def test_a_png_of_one_animated_picture_shows_that_one() -> None:

@@ -24,6 +24,7 @@ from data.media.images import (
 from data.media.video import frame_numbers
 from tests.data.films import copied
 from tests.data.samples import clip, clip_bytes, image_bytes, picture
+from tests.data.videos import encoded_video
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,21 @@ def as_matroska(data: bytes, *, live: bool) -> bytes:
     at = whole.index(bytes.fromhex("18538067")) + 4
     assert whole[at] == 1  # a length of eight bytes
     return whole[:at] + b"\1" + b"\xff" * 7 + whole[at + 8 :] if live else whole
+
+
+def test_of_two_mp4_files_one_behind_the_other_none_is_lost(mp4: bytes) -> None:
+    with pytest.raises(MediaError, match="is two MP4 files one behind the other"):
+        check(mp4 + mp4)
+
+
+def test_segments_that_an_mp4_lists_and_does_not_have_are_missed() -> None:
+    data = encoded_video(clip(24), muxing={"movflags": "frag_keyframe+empty_moov+default_base_moof"}, g="8")
+    first = data.index(b"moof") - 4
+    listed = struct.pack(">IIIIHHIII", 1, 8, 0, 0, 0, 1, len(data) - first, 24, 0)
+    data = data[:first] + struct.pack(">I4sI", 12 + len(listed), b"sidx", 0) + listed + data[first:]
+    assert check(data).frames == 24
+    with pytest.raises(MediaError, match=r"truncated video: \d+ bytes that it declares are not there"):
+        check(data[: data.rindex(b"moof") - 4])
 
 
 def test_a_playlist_with_a_videos_name_opens_nothing(tmp_path: Path) -> None:

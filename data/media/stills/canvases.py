@@ -1,22 +1,26 @@
-"""Draw the pictures of an animated PNG that lie over others half clear (PNG, third edition, section 12).
+"""Draw what Pillow draws otherwise than animated PNG and WebP say.
 
-Pillow mixes the alpha of both as if it were a colour, so that what lies over an opaque picture becomes clear.
+Of a PNG it mixes the alpha of a half clear picture with that of what lies below as if it were a colour, so
+that an opaque picture becomes clear (PNG, third edition, section 12). A WebP of opaque pictures says that it
+has no alpha; what none of them covers of the canvas would then be black.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.media.formats import MediaError
-from data.media.stills.still import opened_image
 
 _OVER, _KEEP, _CLEAR = 1, 0, 1  # of blend_op; of dispose_op, whose third is to restore what was there
+_ANIMATION, _ALPHA = 0x02, 0x10  # flags of VP8X (WebP container specification)
+_FLAGS = 20  # their place in the file
+
 Canvas = NDArray[np.uint8]
 
 
@@ -39,10 +43,10 @@ def has_mixed_pictures(data: bytes) -> bool:
     return is_clear and any(kind == b"fcTL" and content[25:26] == b"\1" for kind, content in _chunks(data))
 
 
-def composed(data: bytes) -> Iterator[tuple[float, Any]]:
+def composed(data: bytes, opened: Callable[[bytes, str], Any]) -> Iterator[tuple[float, Any]]:
     """Yield (milliseconds for which it is shown, Pillow image in RGBA) of each picture of the film.
 
-    MediaError if a part lies outside of the picture.
+    opened: opens a PNG of one part.  MediaError if a part lies outside of the picture.
     """
     from PIL import Image
 
@@ -55,7 +59,7 @@ def composed(data: bytes) -> Iterator[tuple[float, Any]]:
         if part.left + part.width > width or part.top + part.height > height:
             raise MediaError(f"damaged image: picture {number} of its film reaches beyond {width}x{height}")
         place = slice(part.top, part.top + part.height), slice(part.left, part.left + part.width)
-        with opened_image(_alone(part, header, shared), "png") as image:
+        with opened(_alone(part, header, shared), "png") as image:
             pixels = np.asarray(image.convert("RGBA"))
         before = canvas[place].copy()
         canvas[place] = _over(pixels, before) if part.blend == _OVER else pixels
@@ -107,3 +111,28 @@ def _alone(part: _Part, header: bytes, shared: list[tuple[bytes, bytes]]) -> byt
         for kind, content in chunks
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def has_free_canvas(data: bytes) -> bool:
+    """Return whether an animated WebP without alpha has pictures that do not cover its canvas."""
+    if data[12:16] != b"VP8X" or not data[_FLAGS] & _ANIMATION or data[_FLAGS] & _ALPHA:
+        return False
+    canvas = data[24:30]
+    parts = [content for kind, content in _riff_chunks(data) if kind == b"ANMF" and len(content) >= 16]
+    small = [part[6:12] != canvas for part in parts]
+    return any(small) and (small[0] or any(part[15] & 1 for part in parts[:-1]))  # then it is cleared
+
+
+def with_clear_canvas(data: bytes) -> bytes:
+    """Return a WebP that says that it has alpha if its canvas is seen."""
+    if not has_free_canvas(data):
+        return data
+    return data[:_FLAGS] + bytes([data[_FLAGS] | _ALPHA]) + data[_FLAGS + 1 :]
+
+
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 12
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        yield data[at : at + 4], data[at + 8 : at + 8 + length]
+        at += 8 + length + length % 2

@@ -15,7 +15,7 @@ from data.dataset.quarantine import QuarantineEntry, kinds_of
 from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import Listing
 from data.raw.layouts.named.alike import OTHERWISE, Alike
-from tests.data.raw.test_layouts import PNG, listed, pictures, told
+from tests.data.raw.sources import PNG, listed, pictures, told
 
 COMPOSED = unicodedata.normalize("NFC", "café")
 DECOMPOSED = unicodedata.normalize("NFD", "café")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from data.raw.ingest import Listing
-from tests.data.raw.test_layouts import listed, pictures
+from tests.data.raw.sources import listed, pictures
 
 
 def of_one(folder: Path, label: Any, **rules: object) -> Listing:

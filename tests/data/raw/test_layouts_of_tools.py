@@ -13,7 +13,7 @@ from core.errors import UserError
 from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import list_source
 from data.raw.rules import SourceRules
-from tests.data.raw.test_layouts import PNG, lines, listed, pictures, place, tar
+from tests.data.raw.sources import PNG, lines, listed, pictures, place, tar
 from tests.data.raw.test_row_annotation import parquet
 
 

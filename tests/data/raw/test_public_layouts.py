@@ -10,7 +10,7 @@ import pytest
 from core.errors import UserError
 from data.raw.ingest import list_source
 from data.raw.rules import SourceRules
-from tests.data.raw.test_layouts import PNG, listed, pictures, place, tar
+from tests.data.raw.sources import PNG, listed, pictures, place, tar
 from tests.data.raw.test_row_annotation import parquet
 
 COCO = {

@@ -13,7 +13,7 @@ from data.media.formats import MediaLimits
 from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import list_source
 from data.raw.rules import SourceRules
-from tests.data.raw.test_layouts import PNG, listed, pictures, place, told
+from tests.data.raw.sources import PNG, listed, pictures, place, told
 
 
 def parquet(path: Path, columns: dict[str, Any], types: dict[str, Any] | None = None) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.raw.ingest import list_source
-from tests.data.raw.test_layouts import listed, pictures, place, told
+from tests.data.raw.sources import listed, pictures, place, told
 
 
 def test_a_text_in_the_form_of_a_formula_is_that_text(tmp_path: Path) -> None:

@@ -70,12 +70,13 @@ def read(path: Path, encoding: Encoding, within: str, *, one_by_one: bool = Fals
 def read_called_text(path: Path, encoding: Encoding, within: str) -> Table | None:
     """Open a table that is called `.txt`, as Flickr8k's `captions.txt` is; None unless the header says so.
 
-    It names a column for the path and one for a caption or label, and nothing that is no word.
+    It names a column for the path and one for a caption or label, and rows follow.
     """
     with open_within(path, within) as file:
         data = file.read(LOOKED_AT)
-    first = data.decode(encoding_of(data, encoding), errors="replace").partition("\n")[0].strip("\r\ufeff")
-    for delimiter in DELIMITERS:
+    first, _, rows = data.decode(encoding_of(data, encoding), errors="replace").partition("\n")
+    first = first.strip("\r\ufeff")
+    for delimiter in DELIMITERS if rows.strip() else ():
         roles = {role_of(name.strip()) for name in first.split(delimiter)}
         if "path" in roles and roles & {"text", "label", "class"}:
             return read(path, encoding, within)

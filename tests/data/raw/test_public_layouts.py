@@ -106,6 +106,8 @@ def test_captions_of_flickr8k_are_a_table_called_txt(tmp_path: Path) -> None:
     table = 'image,caption\n1.jpg,"A child , pink ."\n1.jpg,A girl .\n2.jpg,A dog .\n'
     listing = listed(tmp_path, {**pictures("Images/1.jpg", "Images/2.jpg"), "captions.txt": table})
     assert [item.text for item in listing.items] == ["A child , pink .", "A girl .", "A dog ."]
+    caption = {**pictures("images/0.png"), "captions/0.txt": "image, caption\n"}
+    assert [item.text for item in listed(tmp_path / "one line", caption).items] == ["image, caption"]
 
 
 def test_captions_of_flickr30k_are_named_and_their_way_works(tmp_path: Path) -> None:
@@ -204,3 +206,11 @@ def test_a_download_of_img2dataset_that_was_ended_early(tmp_path: Path) -> None:
     files = {**pictures("00000/000000.jpg", "00001/000010.jpg"), **pairs, "00000_stats.json": "{}"}
     listing = listed(tmp_path, {**files, "00001.parquet": b"PAR1"})
     assert (listing.classes, listing.texts) == ((), 2)
+
+
+def test_pictures_that_are_objects_of_python_are_named_and_count_for_no_file(tmp_path: Path) -> None:
+    """datasets, Dataset.to_csv: the column of pictures is written by `str`."""
+    cells = "".join(f"\"{{'bytes': None, 'path': '/x/{k}.png'}}\",cap {k}\n" for k in range(2))
+    listing = listed(tmp_path, {**pictures("0.png"), "x.csv": f"image,text\n{cells}"})
+    assert [bool(item.refused) for item in listing.items] == [True, True, False]
+    assert not any("a row before names too" in said for said in listing.said)

@@ -202,7 +202,8 @@ def _row_item(tree: Tree, table: Table, row: Row, name: str, told: Told, named: 
         tree.findings.ignored["row of a file of another split"] += 1
         return None
     readable = "" if item.refused else relative
-    is_repeated = told.repeats(tree, table, row, readable, said, is_again=place in named)
+    is_file = bool(relative) or not item.refused  # else its path is that of the table
+    is_repeated = told.repeats(tree, table, row, readable, said, is_again=is_file and place in named)
     named.add(place)
     return None if is_repeated else item
 

@@ -6,7 +6,10 @@ digit appears in no training file, also not in a training clip, so what is measu
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,7 +21,7 @@ import numpy as np
 
 from core.config.settings import REQUIRED, setting
 from core.errors import UserError
-from core.files import atomic_folder, fingerprint, sync_file_system, temporaries, write_json
+from core.files import atomic_folder, fingerprint, temporaries, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,3 +201,20 @@ def to_rgb(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Turn grey values (..., H, W) in [0, 1] into uint8 (..., H, W, 3)."""
     grey = np.round(frames * 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Make all that was written to the file system of `folder` survive a power loss, in one wait.
+
+    OSError where some of it could not be stored (since Linux 5.8; before, and elsewhere, that goes unsaid).
+    """
+    if sys.platform != "linux":
+        os.sync()
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(descriptor)

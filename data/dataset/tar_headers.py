@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.files import open_regular
+from data.media.unread_kinds import mistaken_for
 
 BLOCK = tarfile.BLOCKSIZE
 LARGEST = 1 << 16  # bytes of a pax header, of all global ones together, of a long name, and of a sparse map
@@ -107,8 +108,10 @@ def _pax_fields(data: bytes, offset: int) -> dict[bytes, bytes]:
 
 
 def compression(path: Path) -> str:
-    """Say that a file is compressed, and what to do; "" if it does not begin so."""
+    """Say that a file is compressed, or no tar at all, and what to do; "" if it does not begin so."""
     with open_regular(path) as file:
-        head = file.read(8)
+        head = file.read(64)
+    if mistaken := mistaken_for(head):
+        return f"no tar but {mistaken}"
     names = [name for mark, name in _COMPRESSIONS.items() if head.startswith(mark)]
     return f"a tar compressed by {names[0]}, which is not read; unpack it" if names else ""

@@ -19,7 +19,7 @@ from core.errors import WorkError
 from core.files import open_regular
 from data.dataset.tar_headers import BLOCK, Read, TarHeaders, compression
 
-APART = "its members do not lie side by side"
+APART = "its members do not lie side by side (tar --sort=name writes them so)"
 
 
 class Member(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 COPY = "ffmpeg -i FILE -c copy FILE.mkv makes one that is"
 RAW_STREAM = "ffmpeg -i FILE -c:v libx264 -crf 12 FILE.mp4 makes one that is"  # a copy has no times
+LFS = b"version https://git-lfs"
 _PICTURE = "save it as PNG or JPEG"
 # How files begin that are known and not read: (offset, bytes), what they are, what may be done.
 _UNREAD = (
@@ -34,7 +35,7 @@ _UNREAD = (
     (0, b"\x1f\x07\x00", "raw DV stream", RAW_STREAM),
     (0, b"\xb7\xd8\x00\x20\x37\x49\xda\x11", "WTV", COPY),
     (0, b"OggS", "Ogg", COPY),
-    (0, b"version https://git-lfs", "Git LFS pointer", "git lfs pull fetches what it stands for"),
+    (0, LFS, "Git LFS pointer", "git lfs pull fetches what it stands for"),
     (0, b"<!DOCTYPE", "web page", "it was fetched instead of the file"),
     (0, b"<!doctype", "web page", "it was fetched instead of the file"),
     (0, b"<html", "web page", "it was fetched instead of the file"),
@@ -59,6 +60,22 @@ _UNREAD = (
     (0, b"PK\3\4", "zip archive", "unpack it"),
     (0, b"\x1f\x8b", "gzip", "unpack it"),
 )
+
+# How files begin that are called as tars, tables or texts are and are none, in small letters.
+_MISTAKEN = {
+    LFS: "a Git LFS pointer (git lfs pull fetches what it stands for)",
+    b"<!doctype html": "a web page (it was fetched instead of the file)",
+    b"<html": "a web page (it was fetched instead of the file)",
+    b"pk\3\4": "a zip archive (unpack it, or save a spreadsheet as CSV)",
+    b"{\\rtf": "a document in RTF (save it as plain text)",
+    b"%pdf": "a PDF (save it as plain text)",
+}
+
+
+def mistaken_for(head: bytes) -> str:
+    """Say that a file that is called as a tar, table or text is begins as something else, "" if not."""
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for mark, what in _MISTAKEN.items() if head.startswith(mark)), "")
 
 
 def unread_kind(head: bytes) -> tuple[str, str] | None:

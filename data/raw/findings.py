@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -18,28 +18,25 @@ from core.progress import counted
 from data.dataset.found import found_lines
 from data.dataset.manifest import DatasetManifest
 from data.dataset.schema import FOUND
-from data.raw.annotations.listings import LISTINGS, LISTS, listing_roles
-from data.raw.annotations.roles import MAY_MISS, NO_TEXT, MayMiss, looks_like, may_fill
+from data.raw.annotations.listings import (
+    A_TABLE,
+    ARCHIVES,
+    COMPRESSED,
+    LISTINGS,
+    WAYS,
+    companion_roles,
+    file_roles,
+    listing_roles,
+    lists_splits,
+)
+from data.raw.annotations.roles import MAY_MISS, MayMiss, looks_like, may_fill
 from data.raw.annotations.split_names import split_in
 from data.raw.annotations.text_encoding import encoding_of, is_text
 from data.raw.rules import SourceRules
 from data.raw.tables.kinds import READERS
 
-# Files that may hold the captions of a whole source in a form that nothing here reads, by suffix and stem.
-TEXT_FILES = (".txt", ".json", ".yaml", ".yml", ".xml", ".toml", ".arrow", ".feather")
-SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")  # tables for persons, whatever they are called
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")  # also a single file
-PACKED = (*COMPRESSED, ".7z", ".rar")
-ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
-CAPTIONS_FILE = re.compile(r"caption|prompt|metadata|annotation|descri|^text|^tags|^labels?$")
-A_TABLE = "a table as docs/datasets.md has it"
-WAYS = {
-    **dict.fromkeys((*LISTS, ""), "the suffix .csv or .tsv, and a first line such as path,text"),
-    **dict.fromkeys(SHEETS, "saving it as .csv"),
-    **dict.fromkeys(PACKED, "unpacking it"),
-    **dict.fromkeys((".arrow", ".feather"), "writing it as .parquet"),
-}
 MOST_SHOWN = 20  # damaged files in one message
+LOOKED_INTO = 20  # files of a suffix that is unusual for lists
 LOOKED_AT_FIELDS = 100  # samples whose fields are looked at
 
 
@@ -72,6 +69,7 @@ class Findings:
     split_lists: list[str] = field(default_factory=list)
     errors: list[UserError | WorkError | OSError] = field(default_factory=list)
     _looked_at: Counter[str] = field(default_factory=Counter)
+    _seen: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -128,9 +126,9 @@ class Findings:
         """
         key = f".{suffix}"
         if key not in self.unread and key not in self.no_text:
-            alike = suffix.rpartition(".")[2] not in NO_TEXT and is_text(begins())
-            if alike:
-                self.unread[key] = Unread(key, f"captions={suffix}", {"text"})
+            roles, way = companion_roles(suffix, begins)
+            if roles:
+                self.unread[key] = Unread(key, way, roles)
             else:
                 self.no_text.add(key)
         if key in self.unread:
@@ -138,25 +136,20 @@ class Findings:
         else:
             self.ignored[key] += 1
 
-    def add_file(self, name: str, begins: Callable[[], bytes]) -> None:
+    def add_file(self, name: str, begins: Callable[[], bytes], stems: Container[str] = ()) -> None:
         """Note a file that no layout took; its name or first bytes may say that it describes the source.
 
-        begins: gives these bytes.
+        begins: gives these bytes.  stems: names of samples without suffix.
         """
         path = PurePosixPath(name)
         suffix = path.suffix.lower()
-        named = CAPTIONS_FILE.search(path.stem.lower())
-        roles = listing_roles(begins(), suffix) if suffix in LISTINGS else set[MayMiss]()
-        if named and suffix in (*TEXT_FILES, *PACKED):
-            roles.add("text")
-        if suffix in SHEETS:
-            roles.add("text")
-        table = PurePosixPath(path.stem).suffix.lower() in READERS
-        if suffix in COMPRESSED and table:
+        self._seen[suffix] += 1
+        roles = file_roles(name, begins, stems, is_looked_into=self._seen[suffix] <= LOOKED_INTO)
+        if suffix in COMPRESSED and PurePosixPath(path.stem).suffix.lower() in READERS:
             self.unread[name] = Unread(f"the file {name}", f"unpacking {name}", {*MAY_MISS})
         elif not roles and name.lower().endswith(ARCHIVES):
             self.ignored["archive, not opened (unpack it to read it)"] += 1
-        elif roles or (suffix and suffix in LISTINGS and _split_of_list(path.stem)):
+        elif roles or (suffix and suffix in LISTINGS and _may_be_splits(path, begins)):
             self.unread[name] = Unread(f"the file {name}", WAYS.get(suffix, A_TABLE), roles)
             if suffix in LISTINGS and _split_of_list(path.stem):
                 self.split_lists.append(name)
@@ -168,11 +161,10 @@ class Findings:
         if roles := listing_roles(begins):
             self.unread[name] = Unread(f"the file {name}", way, roles)
 
-    def add_apart(self, what: str, count: int, begins: bytes) -> None:
-        """Note files that are called as pictures of other folders are. begins: the first bytes of one."""
+    def add_apart(self, what: str, count: int, begins: bytes, way: str) -> None:
+        """Note files of text that belong to no picture. begins: the first bytes of one.  way: to be read."""
         text = begins.decode(encoding_of(begins), errors="replace")
         roles: set[MayMiss] = {"text"} if re.search(r"[^\W\d_]", text) else {"label"}
-        way = "moving them beside the pictures that are called so"
         self.unread[what] = Unread(what, way, roles if is_text(begins) else set(), count)
 
     def add_table(self, name: str) -> None:
@@ -208,6 +200,11 @@ class Findings:
         if found := found_text(self.ignored):
             lines.append(f"passed over: {found}")
         return lines
+
+
+def _may_be_splits(path: PurePosixPath, begins: Callable[[], bytes]) -> bool:
+    """Return whether a file is called as a list of splits, or lists what belongs to which."""
+    return bool(_split_of_list(path.stem)) or lists_splits(begins(), path.suffix.lower())
 
 
 def _split_of_list(stem: str) -> str:

@@ -6,13 +6,17 @@ They are passed over in folders and in tars alike, and counted; they take nothin
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import PurePosixPath
 
 FOLDERS = {
     *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+    *("network trash folder", "temporary items"),
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # of network disks
 }
 TRAINERS = {"_controls", "_latent_cache", "_t_e_cache", "_clip_vision_cache"}  # folders of ai-toolkit
+_STREAMS = (":zone.identifier", ":encryptable", ":mshield")  # of Windows, as files elsewhere
+ICLOUD = "placeholder of a file in iCloud, not downloaded"
 NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 # Files of a saved or uploaded Hugging Face dataset, and of archives.
 RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"}
@@ -25,20 +29,31 @@ _WORDS = re.compile(
 _WORD_SUFFIXES = {"", ".md", ".txt", ".rst", ".html", ".pdf", ".cff", ".bib", ".rdf"}
 
 
-def ignored_as(name: str) -> str:
+def ignored_as(name: str, owners: Container[str] = ()) -> str:
     """Return the heading under which a file of this name (relative, with `/`) is passed over.
 
     "" if it is not.
+
+    owners: pictures and films with and without suffix: `license_plate.txt` is the caption of
+    `license_plate.png` and no licence.
     """
     path = PurePosixPath(name)
     *folders, base = path.parts or ("",)
-    if any(part.lower() in FOLDERS for part in folders) or base.lower() in NAMES:
+    if (
+        any(part.lower() in FOLDERS for part in folders)
+        or base.lower() in NAMES
+        or base.startswith("~$")
+        or base.lower().endswith(_STREAMS)
+    ):
         return "of the system"
     if any(part.lower() in TRAINERS for part in folders) or _CACHES.fullmatch(base.lower()):
         return "of a trainer (controls, caches)"
+    if base.startswith(".") and base.endswith(".icloud"):
+        return ICLOUD
     if any(part.startswith(".") and part != ".." for part in path.parts):
         return "hidden"
     suffix = path.suffix.lower()
-    if base.lower() in RECORDS or (suffix in _WORD_SUFFIXES and _WORDS.fullmatch(base.lower())):
+    is_of_words = suffix in _WORD_SUFFIXES and _WORDS.fullmatch(base.lower())
+    if base.lower() in RECORDS or (is_of_words and str(path.with_suffix("")) not in owners):
         return suffix or "without suffix"
     return ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from core.errors import UserError
 from core.reading.instead import instead
 from data.media.formats import READ_SUFFIXES
-from data.raw.annotations.captions import carrier
 from data.raw.annotations.label_values import LABEL
 from data.raw.annotations.labels import Pair, numbering
 from data.raw.annotations.several import STORED
@@ -27,12 +26,13 @@ from data.raw.annotations.split_names import SPLITS, is_split, split_in
 from data.raw.findings import Findings, coverage, found_text
 from data.raw.item import Item
 from data.raw.item_store import ItemStore
+from data.raw.layouts.apart import Stems, note_apart
 from data.raw.layouts.kinds import LAYOUTS
 from data.raw.layouts.splits import require_splits
 from data.raw.layouts.tree import Tree, beginning
 from data.raw.rules import SourceRules
 from data.raw.tables.kinds import GIVEN
-from data.raw.walking import OUTSIDE, walk
+from data.raw.walking import OUTSIDE, missing_parts, walk
 
 ACCEPTED = f"an existing folder, a table ({' '.join(GIVEN)}) or a .tar file"
 DEFAULT_RULES = SourceRules()
@@ -78,9 +78,10 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
     listed = (item for layout in LAYOUTS for item in layout(tree))
     items = ItemStore(counts.counting(_wanted(item, rules) for item in listed))
     findings = tree.findings
-    _note_apart(tree, items)
+    stems = Stems(items)
+    note_apart(tree, items, stems)
     for name in tree.left:
-        findings.add_file(name, partial(beginning, tree, name))
+        findings.add_file(name, partial(beginning, tree, name), stems)
     findings.raise_errors()
     require_splits(tree)
     if not len(items):
@@ -149,22 +150,11 @@ def _lists_of_splits(tree: Tree) -> list[str]:
     return [f"warning: lists of splits are not read, and what they name is packed together: {shown}"]
 
 
-def _note_apart(tree: Tree, items: Iterable[Item]) -> None:
-    """Note files that are called as pictures of other folders are, `captions/0.txt` of `images/0.png`."""
-    apart = {PurePosixPath(name).stem: name for name in tree.left if carrier(PurePosixPath(name).suffix[1:])}
-    if not apart or tree.given:
-        return
-    if found := next((apart[stem] for item in items if (stem := PurePosixPath(item.name).stem) in apart), ""):
-        folder, suffix = PurePosixPath(found).parts[0], PurePosixPath(found).suffix
-        alike = [n for n in tree.left if n.endswith(suffix) and PurePosixPath(n).parts[0] == folder]
-        tree.findings.add_apart(f"{folder}/*{suffix}", len(alike), beginning(tree, found))
-        tree.take(alike)
-
-
 def _tree(source: Path, rules: SourceRules) -> Tree:
     findings = Findings()
     if source.is_dir():
         names = walk(source, rules.links, findings)
+        findings.said += missing_parts(names)
         return Tree(source, rules, findings, dict.fromkeys(names))
     if source.is_file() and source.suffix.lower() in (".tar", *GIVEN):
         return Tree(source.parent, rules, findings, {source.name: None}, given=source.name)

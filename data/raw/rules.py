@@ -31,4 +31,4 @@ class SourceRules:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits to pack, `train+val` being two."""
-        return tuple(part.strip() for part in self.split.split("+") if part.strip())
+        return tuple(part.strip().removeprefix("split=") for part in self.split.split("+") if part.strip())

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from data.media.formats import MEDIA_SUFFIXES
 from data.raw.findings import Findings
 from data.raw.ignored import ignored_as
 from data.raw.opening import is_within
 from data.raw.rules import Links
 
+_PART = re.compile(r"(.+)-(\d+)-of-(\d+)(\.\w+)", re.DOTALL)
+MOST_PARTS = 100_000  # of one dataset, looked for
 OUTSIDE = "link out of the source (links=follow reads it)"
 LINKED_FOLDER = "linked folder"
 
@@ -32,15 +37,40 @@ def walk(source: Path, links: Links, findings: Findings) -> list[str]:
             for name in sorted(folders)
             if _enters(os.path.join(folder, name), (relative / name).as_posix(), links, entered, findings)
         ]
+        owners = _owners(relative, files)
         for file in files:
             name = (relative / file).as_posix()
-            if kind := ignored_as(name):
+            if kind := ignored_as(name, owners):
                 findings.ignored[kind] += 1
             elif links == "inside" and _leaves(os.path.join(folder, file), str(source)):
                 findings.ignored[OUTSIDE] += 1
             else:
                 names.append(name)
     return sorted(names)
+
+
+def _owners(folder: Path, files: Sequence[str]) -> set[str]:
+    """Return the names, with and without suffix, of the pictures and films in a folder."""
+    media = [folder / file for file in files if file.lower().endswith(MEDIA_SUFFIXES)]
+    return {name.as_posix() for path in media for name in (path, path.with_suffix(""))}
+
+
+def missing_parts(names: Iterable[str]) -> list[str]:
+    """Say of files called `NAME-00000-of-00003.SUFFIX` which of them are not there."""
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for name in names:
+        if match := _PART.fullmatch(name):
+            found.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    said = []
+    for (stem, count, suffix), numbers in sorted(found.items()):
+        first = 1 if int(count) in numbers else 0
+        wanted = set(range(first, int(count) + first)) if int(count) <= MOST_PARTS else set()
+        absent = sorted(wanted - numbers)
+        if absent:
+            shown = ", ".join(map(str, absent[:6])) + (" ..." if len(absent) > 6 else "")
+            files = f"{int(count)} files {stem}-N-of-{count}{suffix}"
+            said.append(f"warning: of the {files} {len(absent)} are not there: {shown}")
+    return said
 
 
 def _enters(path: str, name: str, links: Links, entered: set[str], findings: Findings) -> bool:

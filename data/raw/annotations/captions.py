@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.dataset.tars import TarSample, read_member
+from data.media.unread_kinds import mistaken_for
 from data.raw.annotations.annotation import (
     LONGEST_BYTES,
     NOT_A_TEXT,
@@ -24,6 +25,8 @@ from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
 TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
 NO_CAPTIONS = "none"  # of `captions`
 SEVERAL_LINES = "caption file of several lines, taken as one caption"
+OBJECT = "caption file that looks like JSON, taken as it is (as NAME.json its fields are read)"
+FIRST_BYTES = 64
 LABEL_UNUSED = "a label in .json that differs from .cls, not used"
 
 
@@ -79,6 +82,8 @@ def combined(
     try:
         for suffix in sorted(contents, key=_rank):
             text = decoded(contents[suffix], encoding)
+            if what := mistaken_for(contents[suffix][:FIRST_BYTES]):
+                return Annotation(refused=("caption", f"no caption but {what}"))
             if carrier(suffix) == "text" or (suffix == captions and carrier(suffix) != "json"):
                 texts[suffix] = text.strip()
             elif carrier(suffix) == "cls":
@@ -122,6 +127,8 @@ def _chosen(
         return replace(annotation, notes=notes, unused=tuple(others))
     taken = captions or next(iter(filled), "")
     text = filled.get(taken, "")
+    if text.startswith("{") and text.endswith("}"):
+        notes = (*notes, OBJECT)
     if "\n" in text:
         notes = (*notes, SEVERAL_LINES)
     unused = [suffix for suffix in filled if suffix != taken and filled[suffix] != text]

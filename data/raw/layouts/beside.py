@@ -99,7 +99,8 @@ def _in_caption_folders(tree: Tree, media: Iterable[str]) -> Beside:
     files = {
         name: key
         for name in tree.left
-        if carrier(PurePosixPath(name).suffix[1:]) == "text" and (key := _apart(name, CAPTION_FOLDERS))
+        if carrier(PurePosixPath(name).suffix[1:]) == "text"
+        and (key := _apart(str(PurePosixPath(name).with_suffix("")), CAPTION_FOLDERS))
     }
     labels = next((name for name in files if LABELS in name.lower().split("/")), "")
     if labels and not re.search(rb"[A-Za-z\x80-\xff]{2}", beginning(tree, labels)):
@@ -108,8 +109,9 @@ def _in_caption_folders(tree: Tree, media: Iterable[str]) -> Beside:
         return {}
     called: dict[str, list[str]] = defaultdict(list)
     for name in media:
-        stem = _composed(str(PurePosixPath(name).with_suffix("")))
-        called[_apart(name, KINDS_OF_MEDIA) or stem].append(stem)
+        stem = str(PurePosixPath(name).with_suffix(""))
+        for key in (stem, name):  # captions/0.txt and captions/0.png.txt
+            called[_apart(key, KINDS_OF_MEDIA) or _composed(key)].append(_composed(stem))
     return {
         called[key][0]: {PurePosixPath(name).suffix[1:].lower(): name}
         for name, key in files.items()
@@ -118,11 +120,11 @@ def _in_caption_folders(tree: Tree, media: Iterable[str]) -> Beside:
 
 
 def _apart(name: str, folders: Sequence[str]) -> str:
-    """Return a file's name without suffix and without the first of its folders that is one of these.
+    """Return a name without the first of its folders that is one of these.
 
     "" if none is.
     """
-    *parts, base = PurePosixPath(_composed(name)).with_suffix("").parts
+    *parts, base = PurePosixPath(_composed(name)).parts
     at = next((at for at, part in enumerate(parts) if part.lower() in folders), None)
     return "" if at is None else "/".join([*parts[:at], *parts[at + 1 :], base])
 

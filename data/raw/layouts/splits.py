@@ -28,6 +28,7 @@ def read(tree: Tree) -> Iterable[Item]:
     depth = _depth(content)
     splits = {name: _split_of(name, depth) for name in tree.left}
     if not content or not all(splits[name] for name in content):
+        _say_inner(tree, content)
         return ()
     wanted = chosen(tree, Counter(splits[name] for name in content), "file")
     tree.findings.said.append(f"splits packed: {', '.join(wanted)}")
@@ -41,6 +42,16 @@ def read(tree: Tree) -> Iterable[Item]:
             tree.left_out.add(name)
             tree.findings.ignored[f"of split {split}"] += 1
     return ()
+
+
+def _say_inner(tree: Tree, content: Iterable[str]) -> None:
+    """Say that folders within others are called as splits are: test data may be among them."""
+    inner = {part for name in content for part in PurePosixPath(name).parts[1:-1] if is_split(part)}
+    if len(inner) > 1:
+        tree.findings.said.append(
+            f"warning: folders within others are called as splits are, and all of them are packed: "
+            f"{', '.join(sorted(map(printable, inner)))}; splits are a first level of such folders"
+        )
 
 
 def chosen(tree: Tree, counts: Counter[str], unit: str) -> Sequence[str]:
@@ -90,5 +101,5 @@ def _split_of(name: str, depth: int) -> str:
     path = PurePosixPath(name)
     if len(path.parts) > depth + 1:
         folder = path.parts[depth]
-        return folder if is_split(folder) else ""
+        return folder.removeprefix("split=") if is_split(folder) else ""
     return split_in(path.stem) if path.suffix.lower() in (".tar", *GIVEN) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.annotation import Annotation
+from data.raw.annotations.roles import role_of
 from data.raw.annotations.several import stored
 from data.raw.annotations.text_encoding import LOOKED_AT
 from data.raw.findings import Findings
@@ -21,6 +23,10 @@ from data.raw.opening import Opener, opener_within
 from data.raw.rules import SourceRules
 
 BESIDE = ("videos", "images", "video", "image")  # folders where files of a table may lie, beside it
+MISREAD = "text that looks like UTF-8 read as another encoding (`Ã©` for `é`), taken as it is"
+_MISREAD = re.compile(
+    "[\u00c2-\u00f4](?:[\u0080-\u00bf]|[€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ])"
+)  # by Latin-1 or cp1252
 KINDS_OF_MEDIA = (*BESIDE, "imgs", "img", "pictures", "photos", "clips", "media")  # folders called so
 A_FOLDER = "is a folder, and a sample is one file; of frames make a film (ffmpeg -i FOLDER/%04d.png FILM.mp4)"
 
@@ -84,7 +90,10 @@ class Tree:
         "" for none.
         """
         *folders, _ = PurePosixPath(name).parts[self.skip :] or ("",)
-        return printable(folders[0]) if folders and folders[0] not in self.no_classes else ""
+        if not folders or folders[0] in self.no_classes:
+            return ""
+        key, _, value = folders[0].partition("=")  # of Hive, `class=cat`
+        return printable(value if value and role_of(key) in ("label", "class") else folders[0])
 
     def pass_by(self, names: Sequence[str]) -> None:
         """Let folders be no classes that only say which kind of media is in them, or hold all the others.
@@ -106,6 +115,8 @@ class Tree:
     def note(self, annotation: Annotation) -> None:
         """Count the notes on a sample's annotation."""
         self.findings.notes.update(annotation.notes)
+        if not annotation.text.isascii() and _MISREAD.search(annotation.text):
+            self.findings.notes[MISREAD] += 1
         for name, value in annotation.unread:
             self.findings.add_field(name, value)
         if len(annotation.captions) > 1:
@@ -114,9 +125,13 @@ class Tree:
 
 
 def _is_around(folders: Sequence[tuple[str, ...]], depth: int) -> bool:
-    """Return whether one folder at this depth holds all, and below it are several without files beside."""
+    """Return whether one folder at this depth holds all, and below it are others without files beside.
+
+    Those are several, or say which kind of media is in them.
+    """
     while all(len(parts) > depth for parts in folders):
-        if len({parts[depth] for parts in folders}) > 1:
+        level = {parts[depth] for parts in folders}
+        if len(level) > 1 or all(word.lower() in KINDS_OF_MEDIA for word in level):
             return True
         depth += 1
     return False

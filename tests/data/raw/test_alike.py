@@ -68,7 +68,9 @@ def test_files_are_looked_for_below_the_tables_folder_alone() -> None:
     assert alike.find("one", "0.png") == ["one/x/0.png"]
     assert alike.find("", "two/0.png") == ["two/0.png"]
     assert alike.find("three", "0.png") == []
-    assert alike.find("", "0.jpg") == []
+    assert alike.find("two", "0.jpg") == ["two/0.png"]
+    assert alike.find("", "0.jpg") == ["one/x/0.png", "two/0.png"]
+    assert alike.find("", "0.mp4") == []
 
 
 def test_a_caption_of_another_unicode_form_belongs_to_its_picture(tmp_path: Path) -> None:

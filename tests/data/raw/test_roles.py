@@ -32,7 +32,10 @@ WORDS = (
     r"nan NaN NAN -nan -NaN 1.#QNAN -1.#IND <NA> NA N/A n/a #NA None NULL null \N undefined [] {} () [None] "
     """[nan] '' "" #N/A #NULL! #REF! #VALUE! #NAME? #DIV/0! #NUM!"""
 )
-PROGRAMS = "py pyc pyd so dll exe sh js svg pickle pkl pt pth ckpt bin npy npz safetensors"
+PROGRAMS = (
+    "py pyc pyd so dll exe sh js svg pickle pkl pt pth ckpt bin npy npz safetensors "
+    "aae dvc lrprev md5 sha1 sha256"
+)
 
 
 def test_names_are_those_that_are_promised() -> None:

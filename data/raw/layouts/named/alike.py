@@ -11,8 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from data.media.formats import FILM_SUFFIXES, STILL_SUFFIXES
+
 OTHERWISE = (
-    "row whose file is called otherwise (another folder, no suffix, spaces, case, %-code or Unicode form)"
+    "row whose file is called otherwise (another folder, suffix, spaces, case, %-code or Unicode form)"
 )
 
 
@@ -39,19 +41,30 @@ class Alike:
         """Return the files below a folder that a path in a table may mean, the likeliest alone if one is.
 
         folder: relative to the source, "" for the source itself.  text: relative, with `/`.
-        Those whose names end with the whole path come before those that do but for their suffix; among them
+        Those whose names end with the whole path come before those that do but for the suffix that the path
+        lacks, and those before others of its kind (`0.png` for `0.jpg`); among them
         the one that is so written before those that are but for case and Unicode form.
         """
         wanted, base = folded(f"/{text}"), folded(PurePosixPath(text).name)
         within = f"{folder}/" if folder else ""
         whole = [name for name in self._by_base.get(base, ()) if folded(f"/{name}").endswith(wanted)]
         stems = [name for name in self._by_stem.get(base, ()) if _without_suffix(name).endswith(wanted)]
-        for found in (whole, stems):
+        for found in (whole, stems, self._of_kind(wanted)):
             below = [name for name in found if name.startswith(within)]
             exact = [name for name in below if f"/{name}".endswith(f"/{text}")]
             if below:
                 return exact if len(exact) == 1 else below
         return []
+
+    def _of_kind(self, wanted: str) -> list[str]:
+        """Return the pictures, or films, whose names end as a path does whose suffix is that of another."""
+        path = PurePosixPath(wanted)
+        kind = next((kind for kind in (STILL_SUFFIXES, FILM_SUFFIXES) if path.suffix in kind), ())
+        return [
+            name
+            for name in self._by_stem.get(path.stem, ())
+            if name.lower().endswith(kind) and _without_suffix(name).endswith(str(path.with_suffix("")))
+        ]
 
 
 def _without_suffix(name: str) -> str:

@@ -94,7 +94,7 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
         return path, "in single quotes, which belong to the name; CSV quotes with double ones"
     text = _NUMBERED.sub(r"\1", text)
     forward = text.replace("\\", "/")
-    if forward != text and PureWindowsPath(text).drive:
+    if PureWindowsPath(text).drive:
         return path, "a path on a Windows drive, which is not here; write it relative to the table"
     places = _beside(folder, forward)
     found = next(filter(_exists, places), "")
@@ -121,6 +121,8 @@ def _written_otherwise(folder: str, text: str) -> Iterator[str]:
     yield text.strip()
     if "%" in text:
         yield unquote(text)
+    if match := re.fullmatch(r"(.+\.\w+)#\d+", text):  # Flickr8k numbers the captions of a picture
+        yield match[1]
     parts, above = text.split("/"), os.path.abspath(folder).split("/")
     for count in range(1, len(parts)):
         if parts[:count] == above[-count:]:

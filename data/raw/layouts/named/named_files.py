@@ -7,9 +7,10 @@ and FastVideo, musubi's JSON lines, LTX's `dataset.json`, finetrainers' `prompts
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from core.errors import UserError
 from data.raw.annotations.roles import JSON, ColumnsConfig, plain, require_columns, role_of
@@ -26,16 +27,18 @@ from data.raw.layouts.tar_per_class import classes_by_name, not_taken
 from data.raw.layouts.tree import Tree, with_annotation
 from data.raw.tables.kinds import READERS, open_table
 from data.raw.tables.row_annotation import annotation_of
-from data.raw.tables.rows import Embedded, Row, Table
+from data.raw.tables.rows import HEAD, Embedded, Row, Table
 from data.raw.tables.table_columns import (
     FAILED,
     STATUS,
     caption_columns,
     columns_by_key,
+    doubtful_splits,
     files_in,
     has_failed,
     other_file_columns,
     split_column,
+    with_folder_columns,
 )
 
 
@@ -87,6 +90,7 @@ def _items(tree: Tree, name: str, told: Told) -> Iterator[Item]:
                 "a table: a list of objects, or media files as keys with their captions",
             )
         return
+    table = with_folder_columns(table, name, tree.rules.columns)
     try:
         if table.headless:
             raise UserError(
@@ -126,6 +130,18 @@ def _note_columns(tree: Tree, table: Table, name: str) -> None:
         unread = role_of(column, tree.rules.columns) is None and not is_about_captions(column)
         if unread and plain(column) not in read:
             tree.findings.add_column(name, column, [fields.get(column) for fields in table.head])
+    for column in doubtful_splits(table, tree.rules.columns):
+        tree.findings.said.append(
+            f"warning: column {column!r} of {name} seems to name splits and is not read, so "
+            "all rows are packed; a column `split` with such words as train and test is"
+        )
+
+
+def _note_late(tree: Tree, name: str, late: Mapping[str, list[Any]]) -> None:
+    """Note the columns that only later rows of JSON lines have. late: values by column."""
+    for column, values in late.items():
+        if role_of(column, tree.rules.columns) is None and not is_about_captions(column):
+            tree.findings.add_column(name, column, values)
 
 
 def _rows_of(tree: Tree, table: Table, name: str, told: Told) -> Iterator[Item]:
@@ -134,6 +150,7 @@ def _rows_of(tree: Tree, table: Table, name: str, told: Told) -> Iterator[Item]:
     split, others = split_column(table, columns), other_file_columns(table, columns)
     wanted = [c for c in table.columns if role_of(c, columns) or c in (split, STATUS) or plain(c) == JSON]
     wanted += [c for c in (*caption_columns(table), *others) if c not in wanted]
+    known = set(table.columns)
     left_out: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     named: set[str] = set()
@@ -141,7 +158,11 @@ def _rows_of(tree: Tree, table: Table, name: str, told: Told) -> Iterator[Item]:
     shown = PurePosixPath(name).name if tree.given else name
     if not table.head and next(table.rows(tuple(wanted)), None) is None:
         tree.findings.said.append(f"{name}: names columns and has no rows")
+    late: dict[str, list[Any]] = {}
     for row in table.rows(tuple(wanted)):
+        for column in row.fields.keys() - known:
+            if len(values := late.setdefault(column, [])) < HEAD:
+                values.append(row.fields[column])
         if split and not row.problem:
             splits[part := str(row.fields.get(split))] += 1
             if tree.rules.splits and part not in tree.rules.splits:
@@ -156,6 +177,7 @@ def _rows_of(tree: Tree, table: Table, name: str, told: Told) -> Iterator[Item]:
     if split:
         chosen(tree, splits, "row")
         tree.findings.ignored.update({f"row of split {part}": count for part, count in left_out.items()})
+    _note_late(tree, name, late)
     tree.take(named | unwanted)
     leave_folders(tree, named)
 

@@ -24,7 +24,7 @@ from core.checkpoint.tensor_file import write_tensors
 from core.distributed.agreement import order_hash
 from core.distributed.tree import links
 from core.engine.sharded_muon import MatrixExchange
-from core.engine.shards import Cut, Shard
+from core.engine.shards import Cut, Cutting, Shard
 from core.files import sealed, write_json
 from core.optim.groups import OptimizerConfig, parameter_groups
 from data.order.bucket_rows import BucketRows
@@ -44,6 +44,7 @@ REPEATS = 3  # of the same steps' orders
 MOST_ORDER_MS = 0.5
 MOST_RECEIVED = 4_096  # bytes
 HASH = "0" * 64
+ON_NODE = 8  # ranks
 
 
 def rows(config: Config, folder: Path) -> list[Row]:
@@ -183,6 +184,7 @@ def _checkpoint(folder: Path, size: int, looked_at: Sequence[int]) -> dict[str, 
         "files_opened_by_half_as_many": max(
             _opened(folder, _cuts(network, half), r * half // size) for r in looked_at
         ),
+        "files_opened_with_replicas": _opened_with_replicas(network, size),
         **_received(size, of_rank),
         "manifest_bytes": float((folder / format.MANIFEST).stat().st_size),
         "manifest_write_ms": publish,
@@ -199,6 +201,16 @@ def _opened(folder: Path, cuts: Sequence[Cut], rank: int) -> float:
         for kind in KINDS if start < stop else ():
             opened.read(kind, cut.name, start, stop, torch.empty(stop - start))
     return float(len(opened._opened))
+
+
+def _opened_with_replicas(network: torch.nn.Module, size: int) -> float:
+    """Return how many files a rank opens where the ranks of a node share the state, as fsdp2's do."""
+    shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    part = min(ON_NODE, size)
+    cuts = [Cut(n, s, 0, 0, -(-s[0] // part) * (math.prod(s) // s[0])) for n, s in shapes.items()]
+    cutting = Cutting(cuts, part, size // part)
+    opened = [{r for c in cuts for r, _, _ in cutting.pieces(c.name, *c.piece(rank))} for rank in range(part)]
+    return float(max(map(len, opened)))
 
 
 def _cuts(network: torch.nn.Module, size: int) -> list[Cut]:

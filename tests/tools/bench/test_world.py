@@ -14,6 +14,7 @@ def test_counts_of_a_rank_do_not_grow_with_the_world(tmp_path: Path) -> None:
     for name in ("files_opened", "matrices"):
         assert few[name] == many[name]
     assert few["files_opened"] == 1
+    assert (few["files_opened_with_replicas"], many["files_opened_with_replicas"]) == (1, 64 / 8)
     assert many["received_bytes_of_rank_0"] == 21 * few["received_bytes_of_rank_0"]  # 63 receipts, and 3
     one = few["received_bytes_of_rank_0"] / 3
     # Of 4 ranks rank 2 passes on the receipts of 1 and 3; of 64 each second rank those of its part of a tree.

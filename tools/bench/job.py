@@ -81,7 +81,9 @@ class Config:
     clips: int = setting(6, "number of clips of 16 frames per round", low=1)
     video_frames: int = setting(144, "frames of the file from which clips are taken", unit="frames", low=18)
     network: str = setting(
-        "", "step: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on CUDA; update, checkpoint: DiT-B/2"
+        "",
+        "step: a preset; '' is DiT-S/2 on a CPU and DiT-XL/2 on CUDA; update (15 GB of memory) and "
+        "checkpoint: DiT-B/2",
     )
     batch: int = setting(
         0,

@@ -283,7 +283,7 @@ def test_follow_writes_again_until_the_run_has_ended(
     assert len(waits) == 3
     assert min(waits) >= 2.0
     assert "<dd>22 of 12</dd>" in page
-    assert "nothing goes on any more" in capsys.readouterr().err
+    assert "no run is in progress any more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

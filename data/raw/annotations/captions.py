@@ -19,7 +19,7 @@ from data.raw.annotations.annotation import (
 from data.raw.annotations.label_values import read_label
 from data.raw.annotations.roles import USUAL_COLUMNS, ColumnsConfig, is_nothing, role_of
 from data.raw.annotations.several import is_about_captions
-from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
+from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of, readings
 
 # Suffixes of files with a caption, the one that wins first; `caption.txt` counts as its last part.
 TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
@@ -91,7 +91,7 @@ def combined(
             else:
                 fields = {**json_object(text), **fields}
     except UnicodeDecodeError as error:
-        hint = "; encoding=latin-1 or cp1252 reads it" if error.encoding == "utf-8" else ""
+        hint = f"; {readings(error.object)}" if error.encoding == "utf-8" else ""
         return Annotation(refused=("caption", f"caption is not {_shown(error)} (byte {error.start}){hint}"))
     except (ValueError, RecursionError) as error:
         return Annotation(refused=("caption", f"bad JSON: {error}"))

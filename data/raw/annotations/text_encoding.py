@@ -5,7 +5,12 @@ from __future__ import annotations
 import codecs
 from typing import Literal
 
-Encoding = Literal["auto", "utf-8", "utf-16", "latin-1", "cp1252"]
+Encoding = Literal[
+    "auto", "utf-8", "utf-16", "latin-1", "cp1252", "cp1251", "shift-jis", "gb18030", "big5", "euc-kr"
+]
+# Python's names where they are others; those of Windows hold more letters.
+_CODECS = {"utf-16": "utf-16-le", "shift-jis": "cp932", "euc-kr": "cp949"}
+_OTHERS = ("cp1252", "latin-1", "cp1251", "shift-jis", "gb18030", "big5", "euc-kr")  # than Unicode's
 _MARKS = (  # UTF-32's marks begin like those of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -20,14 +25,14 @@ def encoding_of(head: bytes, encoding: Encoding = "auto") -> str:
     """Return the name by which Python decodes text that begins with `head`.
 
     A byte-order mark decides; then `encoding`, if it is not `auto`; then text of which every second byte is
-    zero is UTF-16; all else is UTF-8. Latin-1 and Windows' code page are never guessed: any bytes are valid
-    in them, so a guess could not be found wrong.
+    zero is UTF-16; all else is UTF-8. Latin-1, code pages and the like are never guessed: nearly any bytes
+    are valid in them, so a guess could not be found wrong.
     """
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name
     if encoding != "auto":
-        return "utf-16-le" if encoding == "utf-16" else encoding
+        return _CODECS.get(encoding, encoding)
     head = head[:LOOKED_AT]
     pairs = len(head) // 2
     if pairs and head[1::2].count(0) > 0.4 * pairs and not head[::2].count(0):
@@ -40,6 +45,32 @@ def encoding_of(head: bytes, encoding: Encoding = "auto") -> str:
 def decoded(data: bytes, encoding: Encoding = "auto") -> str:
     """Decode text without its byte-order mark; UnicodeDecodeError if the bytes are of another encoding."""
     return data.decode(encoding_of(data, encoding))
+
+
+def is_utf8(data: bytes) -> bool:
+    """Return whether bytes are UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def readings(data: bytes) -> str:
+    """Say what bytes that are no UTF-8 are by other values of `encoding`, for a person to choose from."""
+    found: dict[str, str] = {}
+    for name in _OTHERS:
+        decoder = codecs.getincrementaldecoder(_CODECS.get(name, name))()
+        try:
+            text = decoder.decode(data[:LOOKED_AT], final=len(data) <= LOOKED_AT)
+        except UnicodeDecodeError:
+            continue
+        at = next((at for at, letter in enumerate(text) if not letter.isascii()), 0)
+        shown = " ".join(text[max(0, at - 8) : at + 8].split())
+        if shown.isprintable():
+            found.setdefault(shown, name)
+    ways = [f"{name} reads {shown!r}" for shown, name in found.items()]
+    return f"encoding={', '.join(ways)}" if ways else "write it as UTF-8"
 
 
 def is_text(head: bytes) -> bool:

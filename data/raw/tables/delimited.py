@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.progress import counted
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.roles import role_of
-from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
+from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of, is_utf8, readings
 from data.raw.opening import LONGEST_LINE, lines_of, open_within, opener_within
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
 
@@ -49,6 +49,9 @@ def read(path: Path, encoding: Encoding, within: str, *, one_by_one: bool = Fals
     columns = next((tuple(fields) for _, fields in _lines(path, form)), ())
     if not columns:
         raise UserError(f"{path}: empty; its first line names the columns")
+    header = ",".join(columns).encode("utf-8", UNDECODED)
+    if form.encoding == "utf-8" and not is_utf8(header):
+        raise UserError(f"{path}: line 1 is not UTF-8; {readings(header)}")
 
     def rows(wanted: tuple[str, ...] = ()) -> Iterator[Row]:
         return _rows(path, form, columns, one_by_one=one_by_one)

@@ -11,7 +11,7 @@ from typing import Any
 from core.errors import UserError
 from data.media.formats import MEDIA_SUFFIXES
 from data.raw.annotations.captions import without_repetition
-from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of
+from data.raw.annotations.text_encoding import LOOKED_AT, Encoding, encoding_of, readings
 from data.raw.opening import lines_of, open_within, opener_within, read_within
 from data.raw.tables.json_joined import rows_in
 from data.raw.tables.rows import HEAD, UNDECODED, Row, Table
@@ -49,7 +49,7 @@ def read_whole(path: Path, encoding: Encoding, within: str) -> Table | None:
     try:
         content = json.loads(data.decode(name), object_pairs_hook=without_repetition)
     except UnicodeDecodeError as error:
-        hint = "; encoding=latin-1 or cp1252 reads it" if name == "utf-8" else ""
+        hint = f"; {readings(data[max(0, error.start - 8) :])}" if name == "utf-8" else ""
         raise UserError(f"{path}: not text in {name} (byte {error.start}){hint}") from None
     except (ValueError, RecursionError) as error:
         hint = "; objects line by line are called .jsonl" if "Extra data" in str(error) else ""

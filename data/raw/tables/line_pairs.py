@@ -11,7 +11,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.progress import counted
-from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of
+from data.raw.annotations.text_encoding import Encoding, decoded, encoding_of, readings
 from data.raw.opening import read_within
 from data.raw.tables.rows import HEAD, Row, Table
 
@@ -78,7 +78,7 @@ def _lines(path: Path, encoding: Encoding, within: str) -> list[str]:
     except UnicodeDecodeError as error:
         name = encoding_of(data, encoding)
         raise UserError(
-            f"{path}: not text in {name} (byte {error.start}); encoding=latin-1 or cp1252?"
+            f"{path}: not text in {name} (byte {error.start}); {readings(data[max(0, error.start - 8) :])}"
         ) from None
     while lines and not lines[-1].strip():
         lines.pop()

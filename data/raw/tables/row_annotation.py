@@ -10,7 +10,8 @@ from core.errors import UserError
 from data.raw.annotations.annotation import Annotation, from_fields
 from data.raw.annotations.captions import LABEL_UNUSED, json_object
 from data.raw.annotations.roles import JSON, ColumnsConfig, by_role, is_nothing, plain, role_of
-from data.raw.tables.rows import Embedded, Row, Table
+from data.raw.annotations.text_encoding import readings
+from data.raw.tables.rows import UNDECODED, Embedded, Row, Table
 
 
 def annotation_of(table: Table, row: Row, columns: ColumnsConfig, *, with_path: bool) -> Annotation:
@@ -93,7 +94,7 @@ def _with_place(
         byte = next((ord(c) - 0xDC00 for c in str(value) if 0xDC80 <= ord(c) <= 0xDCFF), None)
         if byte is not None:
             place = f"line {row.line}, " if row.line else ""
-            how = "; encoding=latin-1 or cp1252 reads the table" if has_encoding else ""
+            how = f"; {readings(str(value).encode('utf-8', UNDECODED))}" if has_encoding else ""
             reason = f"{place}column {name!r}: not UTF-8 (byte 0x{byte:02x}){how}"
             return replace(annotation, refused=(annotation.refused[0], reason))
     return annotation

@@ -30,10 +30,10 @@ VIDEO_FORMATS = {"mp4": "mp4", "mkv": "matroska", "avi": "avi"}
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIF, MP4, QuickTime, Matroska, WebM or AVI"
 # Names under which media are looked for; what a file is follows from its content (`suffix_of`).
 STILL_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".avif", ".avifs", ".heic", ".heif", ".heics", ".heifs", ".hif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".avif", ".avifs", ".heic", ".heif", ".heics", ".heifs", ".hif"),
 )
-FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp", ".3g2")
+FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".qt", ".f4v", ".mkv", ".mk3d", ".webm", ".avi", ".3gp", ".3g2")
 READ_SUFFIXES = (*STILL_SUFFIXES, *FILM_SUFFIXES)
 MEDIA_SUFFIXES = (
     *READ_SUFFIXES,

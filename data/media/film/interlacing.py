@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
+from data.media.colour import UNSAID
+
 JUDGED = 60  # frames by which a film is judged
 SMALLEST = 16  # pixels of a side; of less, rows say nothing, and the chroma of 4:2:0 is too small for bwdif
 # Rows below which `idet` is not asked: no interlaced format has so few, and strokes of a small picture, as
@@ -53,7 +55,9 @@ class FieldWatch:
             return
         if self._graph is None:
             self._graph = field_graph(frame, "idet")
+        curve, frame.color_trc = frame.color_trc, UNSAID  # of luma idet asks none, and scalers know few
         self._graph.vpush(frame)
+        frame.color_trc = curve
         for seen in pulled(self._graph):
             vote = seen.metadata.get("lavfi.idet.multiple.current_frame", "undetermined")
             if vote != "undetermined":

@@ -99,7 +99,7 @@ def film_found(frame: Any, mode: ColourMode) -> dict[str, str]:
     if look.alpha:
         found["alpha"] = "transparent"
     if side_data(frame, "ICC_PROFILE") is not None:  # as frames of PNG and JPEG may carry
-        found["profile"] = "in the film, not applied"
+        found["film_profile"] = "not applied"
     if side_data(frame, "STEREO3D") is not None:
         found["views"] = "several, as they are stored"
     if look.limited_grey:

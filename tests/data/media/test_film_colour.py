@@ -292,10 +292,31 @@ def test_grey_of_limited_range_is_brought_to_full(name: str, scale: int) -> None
         assert ("rules" in check(file.getvalue()).found) == (stated == 1)
 
 
+def test_a_film_of_a_log_curve_is_judged_by_its_luma() -> None:
+    """Before `idet`, FFmpeg scales what it does not take, and knows no log curve there."""
+    data = coloured_log_film()
+    assert check(data).found["colour"] == "BT.709, log 100"
+    assert decode_video(data).shape == (3, 96, 128, 3)
+
+
+def coloured_log_film() -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "bgr0"
+        stream.codec_context.color_trc = 9
+        for pixels in clip(3, 96, 128):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="bgr0")
+            frame.color_trc = 9
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
 def test_profiles_in_films_are_said_or_refused() -> None:
     """A film of PNG with a profile ended the process, once its side data were looked at."""
     picture = clip(1)[0]
-    for kind, codec, said in (("PNG", "png", None), ("JPEG", "mjpeg", "in the film, not applied")):
+    for kind, codec, said in (("PNG", "png", None), ("JPEG", "mjpeg", "not applied")):
         file = io.BytesIO()
         with av.open(file, "w", format="mov") as container:
             stream = container.add_stream(codec, rate=8)
@@ -306,7 +327,7 @@ def test_profiles_in_films_are_said_or_refused() -> None:
             packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 8), stream, True
             container.mux(packet)
         if said:
-            assert check(file.getvalue()).found["profile"] == said
+            assert check(file.getvalue()).found["film_profile"] == said
             continue
         with pytest.raises(MediaError, match="a film of PNG pictures with an ICC profile, which is not read"):
             check(file.getvalue())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import resource
 import threading
 import weakref
@@ -58,10 +59,13 @@ def is_lack_of_descriptors(error: OSError) -> bool:
 
 
 def message_of(error: OSError) -> str:
-    """Return the message of an error, with the limit if it is the lack of descriptors."""
+    """Return file and reason of an error, and the limit if it is the lack of descriptors."""
+    said = str(error)
+    if error.filename is not None and error.filename2 is None and error.strerror:
+        said = f"{os.fsdecode(error.filename)}: {error.strerror}"
     if not is_lack_of_descriptors(error):
-        return str(error)
-    return f"{error}; this process may have {limit()} (RLIMIT_NOFILE; `ulimit -n` shows and raises it)"
+        return said
+    return f"{said}; this process may have {limit()} (RLIMIT_NOFILE; `ulimit -n` shows and raises it)"
 
 
 class OpenFile:

@@ -152,13 +152,21 @@ def _lists_of_splits(tree: Tree) -> list[str]:
 
 def _tree(source: Path, rules: SourceRules) -> Tree:
     findings = Findings()
+    require_readable(source)
     if source.is_dir():
         names = walk(source, rules.links, findings)
         findings.said += missing_parts(names)
         return Tree(source, rules, findings, dict.fromkeys(names))
-    if source.is_file() and source.suffix.lower() in (".tar", *GIVEN):
-        return Tree(source.parent, rules, findings, {source.name: None}, given=source.name)
-    raise UserError("source", source, ACCEPTED + ("" if source.exists() else instead(source)))
+    return Tree(source.parent, rules, findings, {source.name: None}, given=source.name)
+
+
+def require_readable(source: Path) -> None:
+    """Raise UserError for what is neither a folder nor a file of a kind that lists or holds samples."""
+    if source.is_dir() or (source.is_file() and source.suffix.lower() in (".tar", *GIVEN)):
+        return
+    lone = source.suffix.lower() in READ_SUFFIXES
+    hint = "; this is a single picture or film: give the folder that it is in" if lone else ""
+    raise UserError("source", source, ACCEPTED + (hint if source.exists() else instead(source)))
 
 
 def _wanted(item: Item, rules: SourceRules) -> Item:

@@ -68,8 +68,10 @@ class Config:
     def _require_sound_folders(self) -> None:
         """Refuse at once what a stage would refuse after minutes of work."""
         if self.source:
+            from data.raw.ingest import require_readable
             from tools.shard.config import require_outside
 
+            require_readable(Path(self.source))
             require_outside(self.output, self.source)
         if self.text_encoder:
             from models.text.encoders import folder_of

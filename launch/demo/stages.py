@@ -25,6 +25,10 @@ from launch.demo.stage_records import Record
 
 STOP_TIMEOUT_S = 30.0
 SHOW_PERIOD_S = 15.0
+OF_OTHERS = (
+    "was finished with other settings, or the recipe of an earlier version, and stays as it is, with its "
+    "report: take another output=, or begin anew with overwrite=true"
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ class _Work:
     inputs: list[str]
     before: Mapping[str, Any]
 
+    @property
+    def is_another(self) -> bool:
+        """Return whether it had finished by other commands or another recipe."""
+        return self.before.get("identity", "") not in ("", self.identity)
+
 
 def _run_stage(
     work: _Work, commands: Sequence[Command], record: Record, logs: Path, show: Callable[[], None]
@@ -126,12 +135,18 @@ def _run_stage(
         record.save()
         show()
 
+    was_there = [command.done for command in commands if command.done.exists()]
     publish()
     try:
         for command in commands:
             run_command(command, work.label, logs / f"{work.name}.log", show)
         made = {"identity": work.identity, "inputs": work.inputs, "outcome": _hashes(commands)}
     except BaseException as error:
+        if isinstance(error, UserError) and was_there and work.is_another:
+            record.stages[work.name] = dict(work.before)
+            record.save()
+            show()
+            raise UserError(f"{work.label}: {was_there[0].parent} {OF_OTHERS}; {error}") from None
         publish(error=str(error) or type(error).__name__)
         raise
     publish(**made)

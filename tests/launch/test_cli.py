@@ -149,7 +149,7 @@ def test_a_mistake_is_one_line_and_status_2(
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.tar"),
             1,
-            "[Errno 28] No space left on device: 'a.tar'",
+            "a.tar: No space left on device",
         ),
         (EndedEarly("runs/x: ended early"), 75, "runs/x: ended early"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -35,3 +35,11 @@ def test_a_name_of_the_hub_gets_the_command_that_makes_a_folder_of_it(
     (tmp_path / "runs").mkdir()
     for place in ("runs/vae", "vae", "a/b/c", "../a", "/a/b"):
         assert instead(Path(place)) == "; nothing is there"
+
+
+def test_a_url_is_named_as_what_is_not_fetched() -> None:
+    for url in ("https://example.com/a.tar", "hf://owner/data"):
+        assert (
+            instead(Path(url))
+            == "; nothing is there, and nothing is downloaded: bring the files into a folder"
+        )

@@ -89,6 +89,12 @@ def test_a_file_that_is_no_source(tmp_path: Path) -> None:
         list_source(tmp_path / "a.xlsx")
 
 
+def test_a_single_picture_belongs_into_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    with pytest.raises(UserError, match=r"a\.png: expected .*single picture or film: give the folder"):
+        list_source(tmp_path / "a.png")
+
+
 def table(folder: Path, suffix: str, rows: list[dict[str, object]]) -> Path:
     path = folder / f"table{suffix}"
     if suffix == ".csv":

@@ -64,6 +64,17 @@ def test_a_failure_names_stage_command_and_log(tmp_path: Path) -> None:
     assert read(tmp_path)[0]["seconds"] > failed["seconds"]  # what it took in all
 
 
+def test_a_stage_of_another_recipe_stays_finished_and_the_way_out_is_named(tmp_path: Path) -> None:
+    chain = record(tmp_path)
+    run_stages([digits(tmp_path, "a")], chain, tmp_path / "logs")
+    before = read(tmp_path)
+    with pytest.raises(UserError, match=r"a was finished with other settings.*take another output=.*seed=1"):
+        run_stages([digits(tmp_path, "a", seed=1)], chain, tmp_path / "logs")
+    assert read(tmp_path) == before
+    run_stages([digits(tmp_path, "a")], chain, tmp_path / "logs")
+    assert read(tmp_path) == before
+
+
 def test_a_job_without_its_result_has_failed(tmp_path: Path) -> None:
     fields = {"output": tmp_path / "a", "digits": 100, "clips": 0}
     stage = Stage("a", lambda: [Command("digits", fields, tmp_path / "a" / "other.json")])

@@ -71,7 +71,7 @@ def test_a_table_and_files_that_it_does_not_name(tmp_path: Path) -> None:
         ("prompts.txt", "a cat", "the file prompts.txt"),
         ("list.txt", "0.png\ta nice cat\n", "the file list.txt"),
         ("metadata.xlsx", b"PK", "the file metadata.xlsx"),
-        ("list.csv", "id,caption\n0,a cat\n", "column 'caption' of list.csv; columns.path=NAME"),
+        ("list.csv", "id,caption\n0,a cat\n", "column 'caption' of list.csv; columns.path=id takes it"),
     ],
 )
 def test_files_that_may_hold_the_captions_are_refused_by_name(

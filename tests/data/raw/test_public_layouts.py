@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
+from data.raw.annotations.roles import ColumnsConfig
 from data.raw.ingest import list_source
 from data.raw.rules import SourceRules
-from tests.data.raw.sources import PNG, listed, pictures, place, tar
+from tests.data.raw.sources import PNG, lines, listed, pictures, place, tar
 from tests.data.raw.test_row_annotation import parquet
 
 COCO = {
@@ -214,3 +215,23 @@ def test_pictures_that_are_objects_of_python_are_named_and_count_for_no_file(tmp
     listing = listed(tmp_path, {**pictures("0.png"), "x.csv": f"image,text\n{cells}"})
     assert [bool(item.refused) for item in listing.items] == [True, True, False]
     assert not any("a row before names too" in said for said in listing.said)
+
+
+def test_the_column_that_names_files_is_named(tmp_path: Path) -> None:
+    """WebVid: results_2M_train.csv; InternVid: YoutubeID and two times, which name no file as they stand."""
+    films = {"videos/1.mp4": PNG, "videos/2.mp4": PNG}
+    rows = "1,https://x/a.mp4,red man\n2,https://x/b.mp4,blue man\n"
+    webvid = {**films, "results_2M_train.csv": f"videoid,contentUrl,name\n{rows}"}
+    with pytest.raises(UserError, match=r"columns.path=videoid takes it"):
+        listed(tmp_path / "a", webvid)
+    columns = ColumnsConfig(path="videoid", text="name")
+    listing = list_source(tmp_path / "a", SourceRules(columns=columns))
+    assert [item.text for item in listing.items] == ["red man", "blue man"]
+    internvid = {
+        **films,
+        "a.jsonl": lines({"YoutubeID": "x", "Start_timestamp": "00:00:01", "Caption": "red"}),
+    }
+    with pytest.raises(
+        UserError, match=r"'Caption' of a.jsonl; a column 'path' with the files in a.jsonl takes it"
+    ):
+        listed(tmp_path / "b", internvid)

@@ -26,7 +26,7 @@ def note_nameless(tree: Tree, table: Table, name: str) -> None:
     way = f"a first line such as {HEADER} in {name}" if table.headless else ""
     for column, found in values.items():
         if column != about:
-            way = way or f"columns.path=NAME (the column of {name} with the files)"
+            way = way or (f"columns.path={about}" if about else f"a column 'path' with the files in {name}")
             tree.findings.add_column(name, column, found, way=way, is_about_pictures=bool(about))
     if len(values) == 1 and name.lower().endswith((".csv", *TABBED)):  # a remark may stand above the header
         tree.findings.add_listing(name, beginning(tree, name), f"a first line such as {HEADER} in {name}")

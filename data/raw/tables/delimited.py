@@ -75,8 +75,11 @@ def read_called_text(path: Path, encoding: Encoding, within: str) -> Table | Non
 
     It names a column for the path and one for a caption or label, and rows follow.
     """
-    with open_within(path, within) as file:
-        data = file.read(LOOKED_AT)
+    try:
+        with open_within(path, within) as file:
+            data = file.read(LOOKED_AT)
+    except OSError:
+        return None  # a pipe, say, or a link: no table, and named as any other file that is not read
     first, _, rows = data.decode(encoding_of(data, encoding), errors="replace").partition("\n")
     first = first.strip("\r\ufeff")
     for delimiter in DELIMITERS if rows.strip() else ():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from core.errors import UserError, WorkError
+from data.raw.ingest import list_source
+from data.raw.rules import SourceRules
 from data.raw.walking import missing_parts
-from tests.data.raw.sources import lines, listed, pictures, told
+from tests.data.raw.sources import lines, listed, pictures, place, told
 from tests.data.samples import tar_bytes
 
 TWO = pictures("a0.png", "a1.png")
@@ -160,3 +163,11 @@ def test_folders_of_hive_give_the_label_of_their_tables(tmp_path: Path) -> None:
         "class=dog/m.csv": "path,text\n../a1.png,y\n",
     }
     assert told(listed(tmp_path, files)) == {"a0.png": ("cat", "x"), "a1.png": ("dog", "y")}
+
+
+def test_a_pipe_called_as_a_list_is_named_and_never_waited_for(tmp_path: Path) -> None:
+    place(tmp_path, pictures("0.png"))
+    os.mkfifo(tmp_path / "captions.txt")
+    with pytest.raises(UserError, match=r"no sample has a caption.*the file captions.txt"):
+        list_source(tmp_path)
+    assert len(list_source(tmp_path, SourceRules(captions="none")).items) == 1

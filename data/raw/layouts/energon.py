@@ -13,24 +13,31 @@ from core.progress import counted
 from data.raw.item import Item, printable
 from data.raw.layouts.splits import chosen
 from data.raw.layouts.tree import Tree
+from data.raw.opening import LEAVES, is_within
 
 NAMES = (".nv-meta/split.yaml", ".nv-meta/split.json")
+MOST_BRACES = 4  # in a pattern, or matching it may take long
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def read(tree: Tree) -> Iterable[Item]:
     """Leave the tars of other splits, and excluded ones, out of the tree, counted; makes no samples."""
     tars = [name for name in tree.left if name.lower().endswith(".tar")]
-    file = next((path for name in NAMES if (path := tree.source / name).is_file()), None)
-    if tree.given or not tars or file is None:
+    files = [path for name in NAMES if (path := tree.source / name).is_file()]
+    file = next((path for path in files if is_within(str(path), tree.within())), None)
+    if tree.given or not tars or not files:
         return ()
+    if file is None:
+        raise UserError(f"{files[0]}: {LEAVES}; it says which tars are of which split")
     parts, excluded = _content(file)
-    split_of = {name: part for name in tars for part in parts if _lists(parts[part], name)}
+    listed = {part: _Listed(names) for part, names in parts.items()}
+    split_of = {name: part for name in tars for part in listed if name in listed[part]}
+    left_out = _Listed(excluded)
     wanted = chosen(tree, Counter(split_of.values()), "tar")
     tree.findings.said.append(f"splits packed: {', '.join(map(printable, wanted))} (of {file})")
     for name in tars:
         part = split_of.get(name, "")
-        if part not in wanted or _lists(excluded, name):
+        if part not in wanted or name in left_out:
             tree.take([name])
             tree.left_out.add(name)
             kind = (
@@ -60,9 +67,15 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _lists(names: Iterable[str], tar: str) -> bool:
-    """Return whether a list has a tar, also by a pattern with braces, `shard_{000..899}.tar`."""
-    return any(name == tar or ("{" in name and _matches(name, tar)) for name in names)
+class _Listed:
+    """Names of tars, some of which are patterns with braces, `shard_{000..899}.tar`."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+        self._patterns = [name for name in self._names if 0 < len(_BRACES.findall(name)) <= MOST_BRACES]
+
+    def __contains__(self, tar: str) -> bool:
+        return tar in self._names or any(_matches(pattern, tar) for pattern in self._patterns)
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -45,14 +45,14 @@ def _names_media(row: Mapping[str, Any]) -> bool:
 
 def _joined(media: Objects, texts: Objects, own: str, theirs: str, file: str) -> Objects:
     """Return a row for each medium, with all captions that name it, in their order."""
-    captions: dict[Any, list[str]] = defaultdict(list)
+    captions: dict[str, list[str]] = defaultdict(list)
     for text in texts:
-        captions[text.get(theirs)].append(text.get(CAPTION) or "")
+        captions[str(text.get(theirs))].append(text.get(CAPTION) or "")
     return [
         {
             **{k: v for k, v in row.items() if role_of(k) != "path"},
             "path": row.get(file),
-            "captions": captions.get(row.get(own), []),
+            "captions": captions.get(str(row.get(own)), []),
         }
         for row in media
     ]

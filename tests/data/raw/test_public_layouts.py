@@ -14,7 +14,7 @@ from data.raw.rules import SourceRules
 from tests.data.raw.sources import PNG, lines, listed, pictures, place, tar
 from tests.data.raw.test_row_annotation import parquet
 
-COCO = {
+COCO: dict[str, list[object] | dict[str, object]] = {
     "info": {"year": 2017},
     "licenses": [{"id": 4, "name": "x"}],
     "images": [
@@ -49,6 +49,12 @@ def test_captions_of_coco(tmp_path: Path) -> None:
         ["A woman.", "A room."],
     )
     assert (other.name, other.text) == ("train2017/000000000285.jpg", "A bear.")
+
+
+def test_numbers_of_coco_that_are_none_name_no_picture(tmp_path: Path) -> None:
+    damaged = {**COCO, "annotations": [{"image_id": [139], "caption": "A list."}, *COCO["annotations"]]}
+    files = {**pictures("000000000139.jpg", "000000000285.jpg"), "captions.json": json.dumps(damaged)}
+    assert [item.text for item in listed(tmp_path, files).items] == ["A woman.", "A bear."]
 
 
 def test_boxes_of_coco_are_no_captions(tmp_path: Path) -> None:
@@ -197,6 +203,13 @@ def test_what_energon_excludes(tmp_path: Path) -> None:
     assert [item.text for item in listing.items] == ["t0"]
     assert any("1 excluded by split.yaml" in said for said in listing.said)
     assert any("1 sample that split.yaml excludes are packed all the same" in said for said in listing.said)
+    elsewhere = place(tmp_path / "c", {"split.yaml": SPLIT})
+    linked = shards(tmp_path / "d", SPLIT)
+    (linked / ".nv-meta/split.yaml").unlink()
+    (linked / ".nv-meta/split.yaml").symlink_to(elsewhere / "split.yaml")
+    with pytest.raises(UserError, match=r"split.yaml: a link leads out of the source"):
+        list_source(linked)
+    assert len(list_source(linked, SourceRules(split="val", links="follow")).items) == 1
     with pytest.raises(UserError, match=r"split.yaml: no `split_parts` with a list of tars"):
         list_source(shards(tmp_path / "b", "split_parts: [1]\n"))
 
@@ -219,7 +232,7 @@ def test_pictures_that_are_objects_of_python_are_named_and_count_for_no_file(tmp
 
 def test_the_column_that_names_files_is_named(tmp_path: Path) -> None:
     """WebVid: results_2M_train.csv; InternVid: YoutubeID and two times, which name no file as they stand."""
-    films = {"videos/1.mp4": PNG, "videos/2.mp4": PNG}
+    films: dict[str, str | bytes] = {"videos/1.mp4": PNG, "videos/2.mp4": PNG}
     rows = "1,https://x/a.mp4,red man\n2,https://x/b.mp4,blue man\n"
     webvid = {**films, "results_2M_train.csv": f"videoid,contentUrl,name\n{rows}"}
     with pytest.raises(UserError, match=r"columns.path=videoid takes it"):

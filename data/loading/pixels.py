@@ -28,6 +28,7 @@ from data.order.buckets import NO_BUCKET, Bucket, BucketConfig, assign, make_buc
 from data.order.fitting import fitting_lines
 from data.order.plan_report import bucket_lines
 from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPlan
+from data.order.usage import usage_lines
 from data.raw.decoding import in_part, read_pixels
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
     column = assign(media, buckets, config.buckets)
     without_bucket = int((column == NO_BUCKET).sum())
     column[~in_part(np.asarray(dataset.index["id"]), config.part, config.held_out)] = NO_BUCKET
-    said = tuple(fitting_lines(media, column, buckets))
+    said = (
+        *fitting_lines(media, column, buckets),
+        *usage_lines(media, column, buckets, config.buckets, drawn=config.clip == "random"),
+    )
     starts = shard_starts(dataset)
     counts = count_buckets(column, starts, len(buckets))
     samples = [

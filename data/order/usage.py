@@ -14,12 +14,17 @@ MOST_RATES = 5  # in one line
 
 
 def usage_lines(
-    media: np.ndarray, column: np.ndarray, buckets: Sequence[Bucket], config: BucketConfig
+    media: np.ndarray,
+    column: np.ndarray,
+    buckets: Sequence[Bucket],
+    config: BucketConfig,
+    *,
+    drawn: bool = False,
 ) -> Iterator[str]:
     """Yield lines for each bucket of clips: seconds used and not, and the rates if there are several.
 
-    media: (samples,) MEDIA_DTYPE.  column: (samples,) the bucket of each.  One clip of each video is used,
-    the one in the middle.
+    media: (samples,) MEDIA_DTYPE.  column: (samples,) the bucket of each.  One clip of each video is used
+    in a pass: the one in the middle, or, if `drawn`, any.
     """
     for number, bucket in enumerate(buckets):
         here = media[(column == number) & ~is_image(media)]
@@ -29,12 +34,19 @@ def usage_lines(
         rate = config.fps or here["rate_num"] / np.maximum(here["rate_den"], 1)
         used = np.minimum(((bucket.frames - 1) * config.stride + 1) / np.maximum(rate, 1e-9), whole)
         left = float(whole.sum() - used.sum())
-        line = (
-            f"{bucket}: {bucket.frames} frames from the middle of each video, {used.sum():.1f} s used and "
-            f"{left:.1f} s not"
-        )
-        # A remainder shorter than a clip could not be used by cutting.
-        yield line + ("; clips.length_s of `shard` cuts long videos into more" if left > used.mean() else "")
+        if drawn:
+            yield (
+                f"{bucket}: {bucket.frames} frames of each video, drawn anew each time, {used.sum():.1f} of "
+                f"{whole.sum():.1f} s in a pass"
+            )
+        else:
+            line = (
+                f"{bucket}: {bucket.frames} frames from the middle of each video, {used.sum():.1f} s used "
+                f"and {left:.1f} s not"
+            )
+            # A remainder shorter than a clip could not be used by cutting.
+            cuts = "; clips.length_s of `shard` cuts long videos into more" if left > used.mean() else ""
+            yield line + cuts
         if not config.fps:
             yield from _mixed(bucket, here)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from core.errors import UserError
 from data.dataset.index import Dataset
 from data.dataset.media_rows import OLD_MEDIA_DTYPE
 from data.dataset.schema import FOUND, MEDIA, MEDIA_RULES
+from data.loading.pixels import PixelConfig, pixel_table
 from data.media.film.interlacing import Fields
 from data.media.formats import DEFAULT_LIMITS
 from data.media.images import decode_video, probe
@@ -214,5 +216,10 @@ def test_used_and_unused_seconds_and_mixed_rates_are_said(packed: Path) -> None:
     assert "clips.length_s of `shard` cuts" in lines[0]
     assert "mixes frame rates (3 x 8, " in lines[1]
     assert "buckets.fps=8" in lines[1]
+    drawn = PixelConfig(buckets=config, clip="random")
+    said = pixel_table(Dataset(packed), drawn).said
+    assert said[-1] == lines[1]
+    assert re.search(r"5 frames of each video, drawn anew each time, [\d.]+ of [\d.]+ s in a pass$", said[-2])
+    assert pixel_table(Dataset(packed), replace(drawn, clip="centre")).said[-2:] == tuple(lines)
     at_rate = replace(config, fps=8.0)
     assert len(list(usage_lines(media, np.ones(len(media), int), [Bucket(1, 16, 16), BUCKET], at_rate))) == 1

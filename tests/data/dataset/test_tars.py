@@ -12,7 +12,7 @@ import pytest
 import webdataset
 
 from core.errors import WorkError
-from data.dataset.tars import APART, BLOCK, members, parse_sample, samples, split_name
+from data.dataset.tars import BLOCK, members, parse_sample, samples, split_name
 from tests.data.samples import tar_bytes
 
 TEN = [(f"{k:04d}.{suffix}", bytes([k]) * 700) for k in range(10) for suffix in ("json", "png")]
@@ -110,7 +110,7 @@ def test_doubled_and_scattered_members_are_refused(tmp_path: Path) -> None:
     assert refused == [
         ("a", "member 'png' is there twice"),
         ("b", ""),
-        ("a", APART),
+        ("a", "its members do not lie side by side (tar --sort=name writes them so)"),
     ]
 
 

@@ -17,4 +17,6 @@ def imported_by(code: str, *words: str) -> tuple[set[str], str]:
     command = [sys.executable, "-c", program, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.splitlines()[-1].split()), done.stderr
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert "sys" in modules, done.stdout  # else `code` has ended the Python, or something spoke after it
+    return modules, done.stderr

@@ -76,8 +76,10 @@ def test_our_layer_takes_few_operations_and_calls_and_reads_one_number(tmp_path,
         operations.names = []
         called.append([])
         sys.setprofile(note)
-        yield
-        sys.setprofile(None)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
         operations.steps.append(operations.names)
 
     monkeypatch.setattr(engine.Stopwatch, "step", counted)

@@ -11,12 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from data.media.formats import MediaError
 from data.media.images import check, decode_image, probe
-from tests.data.colours import (
-    chunk,
-    deep_png,
-    profile,
-    with_chunk,
-)
+from tests.data.colours import chunk, deep_png, profile, with_chunk
 from tests.data.media.still_cases import PICTURE, saved
 from tests.data.samples import image_bytes
 

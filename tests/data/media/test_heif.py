@@ -12,11 +12,7 @@ from PIL import Image, ImageOps
 
 from data.media.formats import MediaError, suffix_of
 from data.media.images import check, decode_image, probe
-from tests.data.colours import (
-    pq,
-    profile,
-    srgb_code,
-)
+from tests.data.colours import pq, profile, srgb_code
 from tests.data.media.still_cases import PICTURE, X, by_pillow, saved
 from tests.data.rare_stills import with_property
 

@@ -28,16 +28,14 @@ def animated(dispose: int, blend: int, left: int = 16) -> bytes:
     parts = [(clear(LARGE, 255), 0, 0), (clear(SMALL, 128), left, 8), (clear(SMALL, 128), 12, 4)]
     chunks = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 24, 8, 6, 0, 0, 0))]
     chunks.append(chunk(b"acTL", struct.pack(">II", len(parts), 0)))
-    place = 0
     for number, (pixels, x, y) in enumerate(parts):
         height, width = pixels.shape[:2]
+        place = max(0, 2 * number - 1)  # among the chunks of the animation, to which IDAT does not belong
         control = place, width, height, x, y, 1, 20, dispose if number else 0, blend if number else 0
         chunks.append(chunk(b"fcTL", struct.pack(">IIIIIHHBB", *control)))
         rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
-        if number:
-            place += 1
-        chunks.append(chunk(b"fdAT", struct.pack(">I", place) + rows) if number else chunk(b"IDAT", rows))
-        place += 1
+        again = chunk(b"fdAT", struct.pack(">I", place + 1) + rows)
+        chunks.append(again if number else chunk(b"IDAT", rows))
     return b"".join([*chunks, chunk(b"IEND", b"")])
 
 

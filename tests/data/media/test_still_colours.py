@@ -4,7 +4,6 @@ Run: pytest tests/data/media/test_still_colours.py
 """
 
 import io
-import os
 import struct
 
 import av
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from data.media.film.codecs import kept_priority
 from data.media.formats import MediaError
 from data.media.images import check, decode_image, probe
 from tests.data.colours import (
@@ -124,17 +124,14 @@ def hdr_avif(light: np.ndarray) -> bytes:
     """Make a picture of 10 bits in PQ, a row of grey patches of 16 pixels; light: cd/m2."""
     frame = patches(pq(light)[:, None].repeat(3, 1), 9, "yuv420p10le")
     file = io.BytesIO()
-    try:
-        with av.open(file, "w", format="avif") as out:
-            stream = out.add_stream("libsvtav1", rate=1, options={"crf": "8", "preset": "10"})
-            stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p10le"
-            context = stream.codec_context
-            context.color_primaries, context.color_trc, context.colorspace, context.color_range = 9, 16, 9, 1
-            frame.color_primaries, frame.color_trc, frame.pts = 9, 16, 0
-            out.mux(stream.encode(frame))
-            out.mux(stream.encode())
-    finally:  # for root SVT-AV1 gives the calling thread real-time priority, over everything else here
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with kept_priority(), av.open(file, "w", format="avif") as out:
+        stream = out.add_stream("libsvtav1", rate=1, options={"crf": "8", "preset": "10"})
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p10le"
+        context = stream.codec_context
+        context.color_primaries, context.color_trc, context.colorspace, context.color_range = 9, 16, 9, 1
+        frame.color_primaries, frame.color_trc, frame.pts = 9, 16, 0
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode())
     return file.getvalue()
 
 

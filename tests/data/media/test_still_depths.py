@@ -9,9 +9,7 @@ from PIL import Image
 
 from data.media.formats import MediaError
 from data.media.images import check, decode_image, probe
-from tests.data.colours import (
-    deep_png,
-)
+from tests.data.colours import deep_png
 from tests.data.media.still_cases import PICTURE, X, saved
 from tests.data.rare_stills import tiff, tiled_tiff, twelve_bits
 

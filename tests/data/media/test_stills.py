@@ -9,10 +9,7 @@ from PIL import Image, ImageOps
 
 from data.media.formats import MediaError, suffix_of
 from data.media.images import check, decode_image, probe
-from tests.data.colours import (
-    chunk,
-    with_chunk,
-)
+from tests.data.colours import chunk, with_chunk
 from tests.data.media.still_cases import EXACT, KINDS, PICTURE, X, saved
 from tests.data.rare_stills import one_animated, with_property
 from tests.data.samples import image_bytes

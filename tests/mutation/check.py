@@ -48,11 +48,13 @@ TESTS = {
     "core/queue/dead_owners.py": ["tests/core/queue/test_dead_owners.py"],
     "core/queue/failures.py": [
         "tests/core/queue/test_work_queue.py",
+        "tests/core/queue/test_rest_of_units.py",
         "tests/core/queue/test_lost_workers.py",
     ],
     "core/queue/leases.py": ["tests/core/queue/test_leases.py"],
     "core/queue/work_queue.py": [
         "tests/core/queue/test_work_queue.py",
+        "tests/core/queue/test_rest_of_units.py",
         "tests/core/queue/test_lost_workers.py",
     ],
     "core/run/changes.py": ["tests/core/run/test_changes.py", "tests/core/run/test_claim.py"],

@@ -12,6 +12,7 @@ from core.distributed.ranks import World
 from core.errors import WorkError
 from core.faults import failpoints
 from core.faults.incidents import IncidentConfig, Incidents, _step_of
+from core.faults.nonfinite import MAX_RANKS
 from core.records import read_rows
 
 CULPRITS: list[dict[str, Any]] = [
@@ -184,6 +185,24 @@ def test_a_skipped_step_says_where_it_went_wrong(
     said = capsys.readouterr().err
     assert "step 4 was skipped on all ranks" in said
     assert told in said
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("first", "forward pass of first, rank 0, samples 0, and on 39 other ranks)"),
+        (None, "but were when it was repeated; those of 8 of 40 ranks are in "),
+    ],
+)
+def test_a_record_does_not_grow_with_guilty_ranks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str | None, said: str
+) -> None:
+    of_rank = {"module": module, "pass": "forward", "of_ranks": 40}
+    found = [{"rank": rank, "samples": [{"id": rank}], **of_rank} for rank in range(MAX_RANKS)]
+    made = opened(tmp_path)
+    made.note_skipped(3, [""], found)
+    assert said in capsys.readouterr().err
+    assert read_rows(made.path)[0]["culprits"] == found
 
 
 def test_only_rank_0_writes(tmp_path: Path) -> None:

@@ -17,8 +17,6 @@ from core.checkpoint.weights import load_weights
 from core.distributed.ranks import World
 from core.errors import WorkError
 from core.faults import failpoints, spikes
-from core.faults.incidents import IncidentConfig, Incidents
-from core.faults.nonfinite import MAX_RANKS
 from core.records import read_rows
 from tests.core.toy_run import toy_trainer
 from tests.core.train.test_trainer import assert_equal_runs, rows
@@ -64,23 +62,6 @@ def test_a_bad_gradient_behind_finite_losses_is_said_to_be_one(
     (row,) = incidents(tmp_path)
     assert row["culprits"][0]["module"] is None
     assert [sample["id"] for sample in row["culprits"][0]["samples"]] == list(range(8, 16))
-
-
-@pytest.mark.parametrize(
-    ("module", "said"),
-    [
-        ("first", "forward pass of first, rank 0, samples 0, and on 39 other ranks)"),
-        (None, "but were when it was repeated; those of 8 of 40 ranks are in "),
-    ],
-)
-def test_a_record_does_not_grow_with_guilty_ranks(
-    world: World, tmp_path: Path, module: str | None, said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    of_rank = {"module": module, "pass": "forward", "of_ranks": 40}
-    found = [{"rank": rank, "samples": [{"id": rank}], **of_rank} for rank in range(MAX_RANKS)]
-    Incidents(tmp_path, IncidentConfig(), {"": 1.0}, world).note_skipped(3, [""], found)
-    assert said in capsys.readouterr().err
-    assert incidents(tmp_path)[0]["culprits"] == found
 
 
 def test_a_run_rolls_back_passes_over_and_goes_on(world: World, tmp_path: Path) -> None:

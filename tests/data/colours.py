@@ -56,14 +56,18 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def png_of(*chunks: bytes) -> bytes:
+    """Return a PNG file of its chunks but the last, which has nothing in it."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
 def deep_png(codes: np.ndarray, before: bytes = b"") -> bytes:
     """Encode uint16 (H, W, C) as a PNG of 16 bits a channel. before: chunks ahead of its pixels."""
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[codes.shape[-1]]
     height, width = codes.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in codes.reshape(height, -1))
     header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + before + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + parts
+    return png_of(chunk(b"IHDR", header), before, chunk(b"IDAT", zlib.compress(rows)))
 
 
 def with_chunk(png: bytes, added: bytes) -> bytes:

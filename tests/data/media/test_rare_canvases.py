@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.media.formats import MediaError
 from data.media.images import check, decode_image, decode_media
-from tests.data.colours import chunk
+from tests.data.colours import chunk, png_of
 from tests.data.rare_stills import palette_of_bytes
 from tests.data.samples import picture
 
@@ -26,7 +26,7 @@ def clear(pixels: np.ndarray, alpha: int) -> np.ndarray:
 def animated(dispose: int, blend: int, left: int = 16) -> bytes:
     """Return a PNG of three pictures: an opaque one, and twice a half clear one at other places."""
     parts = [(clear(LARGE, 255), 0, 0), (clear(SMALL, 128), left, 8), (clear(SMALL, 128), 12, 4)]
-    chunks = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 24, 8, 6, 0, 0, 0))]
+    chunks = [chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 24, 8, 6, 0, 0, 0))]
     chunks.append(chunk(b"acTL", struct.pack(">II", len(parts), 0)))
     for number, (pixels, x, y) in enumerate(parts):
         height, width = pixels.shape[:2]
@@ -36,7 +36,7 @@ def animated(dispose: int, blend: int, left: int = 16) -> bytes:
         rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
         again = chunk(b"fdAT", struct.pack(">I", place + 1) + rows)
         chunks.append(again if number else chunk(b"IDAT", rows))
-    return b"".join([*chunks, chunk(b"IEND", b"")])
+    return png_of(*chunks)
 
 
 def laid(below: np.ndarray, x: int, y: int) -> np.ndarray:
@@ -103,9 +103,7 @@ def test_one_clear_grey_of_few_bits_is_clear(bits: int) -> None:
     assert rows.shape == (4, 16 // count)
     header = struct.pack(">IIBBBBB", 16, 4, bits, 0, 0, 0, 0)
     packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(*each) for each in ((b"IHDR", header), (b"tRNS", b"\0\1"), (b"IDAT", packed), (b"IEND", b""))
-    )
+    data = png_of(chunk(b"IHDR", header), chunk(b"tRNS", b"\0\1"), chunk(b"IDAT", packed))
     expected = np.where(codes == 1, 255, codes * 255 // most)
     assert np.array_equal(decode_image(data)[..., 0], expected)
     assert ("rules" in check(data).found) == (bits in (2, 4))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -76,7 +76,6 @@ class Cut:
         return min(max(start, 0), numbers), min(max(start + self.size, 0), numbers)
 
 
-@dataclass(frozen=True)
 class Cutting:
     """How parameters are cut over the ranks of a replica, of which each holds all, and who writes what.
 
@@ -84,14 +83,10 @@ class Cutting:
     even part of what its ranks hold, as `share` says.
     """
 
-    cuts: Sequence[Cut]
-    ranks: int
-    replicas: int = 1
-    _by_name: dict[str, Cut] = field(init=False, repr=False, compare=False)
-    _parts: dict[int, dict[str, Cut]] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_name", {cut.name: cut for cut in self.cuts})
+    def __init__(self, cuts: Sequence[Cut], ranks: int, replicas: int = 1) -> None:
+        self._by_name = {cut.name: cut for cut in cuts}
+        self._ranks, self._replicas = ranks, replicas
+        self._parts: dict[int, dict[str, Cut]] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
@@ -102,19 +97,19 @@ class Cutting:
         rank: of all, replica after replica.  first, last: of the whole piece that it writes.
         """
         for rank, first, last in self._by_name[name].pieces(start, stop):
-            if self.replicas == 1:
+            if self._replicas == 1:
                 yield rank, first, last
                 continue
             part = self._parts_of(rank)[name]
             for replica, low, high in part.pieces(max(start - first, 0), min(stop, last) - first):
-                yield replica * self.ranks + rank, first + low, first + high
+                yield replica * self._ranks + rank, first + low, first + high
 
     def _parts_of(self, rank: int) -> dict[str, Cut]:
         """Return how replicas share what the rank of this number holds in each of them."""
         if rank not in self._parts:
-            pieces = [(cut, *cut.piece(rank)) for cut in self.cuts]
+            pieces = [(cut, *cut.piece(rank)) for cut in self._by_name.values()]
             held = [Shard(cut.name, cut.shape, a, b, cut.flat, 0) for cut, a, b in pieces if a < b]
-            self._parts[rank] = {cut.name: cut for cut in share_cuts(held, self.replicas)}
+            self._parts[rank] = {cut.name: cut for cut in share_cuts(held, self._replicas)}
         return self._parts[rank]
 
 

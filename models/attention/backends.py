@@ -170,20 +170,29 @@ def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(F.pad(x, (0, -x.shape[-1] % 8)) if x.shape[-1] % 8 else x for x in tensors)
 
 
+def on_widened(kernel: Callable[..., Any], heads: Sequence[Tensor], *more: Any) -> tuple[Tensor, Tensor]:
+    """Return the output (B, K, N, Dh) and the log-sum-exp of a kernel for CUDA, given widened heads.
+
+    heads: queries, keys and values.  more: what the kernel takes after them.
+    """
+    width = heads[0].shape[-1]
+    out, log_total = kernel(*widened(*heads), *more, scale=width**-0.5)[:2]
+    return out[..., :width], log_total
+
+
 def _flash_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Call FlashAttention 2."""
-    scale, width = q.shape[-1] ** -0.5, q.shape[-1]
     if q.device.type == "cpu":
-        return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)[0]
-    return aten._scaled_dot_product_flash_attention(*widened(q, k, v), scale=scale)[0][..., :width]
+        run, scale = aten._scaled_dot_product_flash_attention_for_cpu, q.shape[-1] ** -0.5
+        return run(q, k, v, attn_mask=mask, scale=scale)[0]
+    return on_widened(aten._scaled_dot_product_flash_attention, (q, k, v))[0]
 
 
 def _cudnn_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if k.shape[2] == 1:  # which it refuses
         return _any_kernel(q, k, v, mask)
-    scale, width, keeps = q.shape[-1] ** -0.5, q.shape[-1], _needs_backward(q, k, v)
-    run = aten._scaled_dot_product_cudnn_attention
-    return run(*widened(q, k, v), None, keeps, scale=scale)[0][..., :width]
+    keeps = _needs_backward(q, k, v)
+    return on_widened(aten._scaled_dot_product_cudnn_attention, (q, k, v), None, keeps)[0]
 
 
 def _efficient_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -194,9 +203,8 @@ def _efficient_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
         bias = q.new_zeros(shape)
         bias[..., :keys].masked_fill_(~mask, float("-inf"))
         bias = bias[..., :keys].expand(*q.shape[:3], keys)
-    scale, width, keeps = q.shape[-1] ** -0.5, q.shape[-1], _needs_backward(q, k, v)
-    run = aten._scaled_dot_product_efficient_attention
-    return run(*widened(q, k, v), bias, keeps, scale=scale)[0][..., :width]
+    keeps = _needs_backward(q, k, v)
+    return on_widened(aten._scaled_dot_product_efficient_attention, (q, k, v), bias, keeps)[0]
 
 
 def _needs_backward(*tensors: Tensor) -> bool:

@@ -10,14 +10,14 @@ Kernels take queries (B, K, N, Dh), keys and values (B, K, M, Dh), M > 0, and re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.attention.backends import widened
+from models.attention.backends import on_widened, widened
 from models.attention.ring_products import wide
 
 ALIGNED = 32  # rows to which the memory-efficient kernel pads its log-sum-exp, with +inf
@@ -86,12 +86,11 @@ class KernelGradients:
 
 def _flash(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Call FlashAttention 2."""
-    scale, width = q.shape[-1] ** -0.5, q.shape[-1]
     if q.device.type == "cpu":
-        out, log_total = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+        run, scale = aten._scaled_dot_product_flash_attention_for_cpu, q.shape[-1] ** -0.5
+        out, log_total = run(q, k, v, scale=scale)
         return out, log_total
-    out, log_total = aten._scaled_dot_product_flash_attention(*widened(q, k, v), scale=scale)[:2]
-    return out[..., :width], log_total
+    return on_widened(aten._scaled_dot_product_flash_attention, (q, k, v))
 
 
 def _flash_backward(
@@ -102,22 +101,17 @@ def _flash_backward(
         run = aten._scaled_dot_product_flash_attention_for_cpu_backward
         grad_q, grad_k, grad_v = run(grad, q, k, v, out, log_total, 0.0, False, scale=scale)
         return grad_q, grad_k, grad_v
-    q, k, v, grad, out = widened(q, k, v, grad, out)
     none, seed = None, q.new_zeros(2, dtype=torch.uint64)  # no samples of their own length, no dropout
-    sizes = (q.shape[2], k.shape[2])
+    given = (*widened(grad, q, k, v, out), log_total, none, none, q.shape[2], k.shape[2], 0.0, False)
     run = aten._scaled_dot_product_flash_attention_backward
-    grads = run(
-        grad, q, k, v, out, log_total, none, none, *sizes, 0.0, False, seed, seed.new_empty(0), scale=scale
-    )
-    return grads[0][..., :width], grads[1][..., :width], grads[2][..., :width]
+    return _narrowed(run(*given, seed, seed.new_empty(0), scale=scale), width)
 
 
 def _cudnn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if k.shape[2] == 1:  # which it refuses
         return _flash(q, k, v)
-    scale, width, run = q.shape[-1] ** -0.5, q.shape[-1], aten._scaled_dot_product_cudnn_attention
-    out, log_total = run(*widened(q, k, v), None, True, scale=scale)[:2]
-    return out[..., :width], log_total.view(out.shape[:-1])
+    out, log_total = on_widened(aten._scaled_dot_product_cudnn_attention, (q, k, v), None, True)
+    return out, log_total.view(out.shape[:-1])
 
 
 def _cudnn_backward(
@@ -128,15 +122,13 @@ def _cudnn_backward(
     scale, width, seed = q.shape[-1] ** -0.5, q.shape[-1], q.new_zeros((), dtype=torch.int64)
     given = (*widened(grad, q, k, v, out), log_total[..., None], seed, seed, None, None, None)
     run = aten._scaled_dot_product_cudnn_attention_backward
-    grads = run(*given, q.shape[2], k.shape[2], 0.0, False, scale=scale)
-    return grads[0][..., :width], grads[1][..., :width], grads[2][..., :width]
+    return _narrowed(run(*given, q.shape[2], k.shape[2], 0.0, False, scale=scale), width)
 
 
 def _efficient(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Call the kernel of xFormers."""
-    scale, width, run = q.shape[-1] ** -0.5, q.shape[-1], aten._scaled_dot_product_efficient_attention
-    out, log_total = run(*widened(q, k, v), None, True, scale=scale)[:2]
-    return out[..., :width], log_total[..., : q.shape[2]]
+    out, log_total = on_widened(aten._scaled_dot_product_efficient_attention, (q, k, v), None, True)
+    return out, log_total[..., : q.shape[2]]
 
 
 def _efficient_backward(
@@ -147,8 +139,13 @@ def _efficient_backward(
     grad, q, k, v, out = widened(grad, q, k, v, out)
     run = aten._scaled_dot_product_efficient_attention_backward
     given = (grad, q, k, v, None, out, sums, seed, seed, 0.0, [True, True, True, False])
-    grads = run(*given, scale=scale)
-    return grads[0][..., :width], grads[1][..., :width], grads[2][..., :width]
+    return _narrowed(run(*given, scale=scale), width)
+
+
+def _narrowed(gradients: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values, which come first, as wide as heads are."""
+    of_q, of_k, of_v = (gradient[..., :width] for gradient in gradients[:3])
+    return of_q, of_k, of_v
 
 
 KERNELS: dict[str, Kernel] = {

@@ -77,7 +77,8 @@ class Batch:
         if self.arrived is not None:
             self.arrived()
         there = self if self.x.device == device else self.sent(device)
-        return replace(there, x=in_numbers(there.x)) if there.x.dtype == torch.uint8 else there
+        x = in_numbers(there.x)
+        return there if x is there.x else replace(there, x=x)
 
     def sent(self, device: torch.device) -> Batch:
         """Move every tensor, pixels as they are (asynchronously from pinned memory)."""

@@ -34,7 +34,7 @@ class EngineConfig:
     shard_ranks: int = setting(
         0,
         "fsdp2: number of neighbouring ranks that share one copy of the state; 0 = the ranks of a node, with "
-        "zero_stage=auto of as many nodes as the state needs to fit; kept when the run goes on",
+        "zero_stage=auto of as many nodes as the state needs to fit; kept when the run continues",
         unit="ranks",
         low=0,
         role="work",

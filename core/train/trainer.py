@@ -92,8 +92,9 @@ class Trainer:
             failed=self.incidents.tracker_failed,
         )
         with below("validation"):
-            validated = stepper.validated, data.validation
-            self.validation = make_validation(validation, main, *validated, folder=folder)
+            self.validation = make_validation(
+                validation, main, stepper.validated, data.validation, folder=folder
+            )
         self._timeout_s = min(engine.timeout_s for engine in configs.values())
         every = [*([self.validation] if self.validation else []), *looks]
         self.looks = Looks(every, self.runner, self.metrics, config.steps)

@@ -5,9 +5,12 @@ They are passed over in folders and in tars alike, and counted; they take nothin
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from pathlib import PurePosixPath
+
+from data.media.formats import MEDIA_SUFFIXES
 
 FOLDERS = {
     *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
@@ -57,3 +60,25 @@ def ignored_as(name: str, owners: Container[str] = ()) -> str:
     if base.lower() in RECORDS or (is_of_words and str(path.with_suffix("")) not in owners):
         return suffix or "without suffix"
     return ""
+
+
+class LateNames:
+    """A set of names, read once it is asked for one; asking for none costs nothing."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._unread = names
+
+    @functools.cached_property
+    def _names(self) -> set[str]:
+        return set(self._unread)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+def owners_among(names: Iterable[str]) -> Iterator[str]:
+    """Yield the names of pictures and films, with and without suffix."""
+    for name in names:
+        if name.lower().endswith(MEDIA_SUFFIXES):
+            yield name
+            yield str(PurePosixPath(name).with_suffix(""))

@@ -24,9 +24,10 @@ from data.raw.annotations.labels import Pair, numbering
 from data.raw.annotations.several import STORED
 from data.raw.annotations.split_names import SPLITS, is_split, split_in
 from data.raw.findings import Findings, coverage, found_text
+from data.raw.ignored import LateNames
 from data.raw.item import Item
 from data.raw.item_store import ItemStore
-from data.raw.layouts.apart import Stems, note_apart
+from data.raw.layouts.apart import note_apart
 from data.raw.layouts.kinds import LAYOUTS
 from data.raw.layouts.splits import require_splits
 from data.raw.layouts.tree import Tree, beginning
@@ -78,7 +79,7 @@ def list_source(source: Path, rules: SourceRules = DEFAULT_RULES) -> Listing:
     listed = (item for layout in LAYOUTS for item in layout(tree))
     items = ItemStore(counts.counting(_wanted(item, rules) for item in listed))
     findings = tree.findings
-    stems = Stems(items)
+    stems = LateNames(PurePosixPath(item.name).stem for item in items)
     note_apart(tree, items, stems)
     for name in tree.left:
         findings.add_file(name, partial(beginning, tree, name), stems)

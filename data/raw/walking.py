@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from data.media.formats import MEDIA_SUFFIXES
 from data.raw.findings import Findings
-from data.raw.ignored import ignored_as
+from data.raw.ignored import LateNames, ignored_as, owners_among
 from data.raw.opening import is_within
 from data.raw.rules import Links
 
@@ -37,9 +36,9 @@ def walk(source: Path, links: Links, findings: Findings) -> list[str]:
             for name in sorted(folders)
             if _enters(os.path.join(folder, name), (relative / name).as_posix(), links, entered, findings)
         ]
-        owners = _owners(relative, files)
-        for file in files:
-            name = (relative / file).as_posix()
+        here = [(relative / file).as_posix() for file in files]
+        owners = LateNames(owners_among(here))
+        for file, name in zip(files, here, strict=True):
             if kind := ignored_as(name, owners):
                 findings.ignored[kind] += 1
             elif links == "inside" and _leaves(os.path.join(folder, file), str(source)):
@@ -47,12 +46,6 @@ def walk(source: Path, links: Links, findings: Findings) -> list[str]:
             else:
                 names.append(name)
     return sorted(names)
-
-
-def _owners(folder: Path, files: Sequence[str]) -> set[str]:
-    """Return the names, with and without suffix, of the pictures and films in a folder."""
-    media = [folder / file for file in files if file.lower().endswith(MEDIA_SUFFIXES)]
-    return {name.as_posix() for path in media for name in (path, path.with_suffix(""))}
 
 
 def missing_parts(names: Iterable[str]) -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import PurePosixPath
 
 from data.media.formats import MEDIA_SUFFIXES
@@ -18,25 +17,13 @@ COPIED = "a copy beside each picture, called as that is,"
 RENAMED = "calling each as its picture is"
 
 
-class Stems:
-    """The names of samples without folder and suffix, read once one is asked for."""
-
-    def __init__(self, items: Iterable[Item]) -> None:
-        self._items = items
-
-    @functools.cached_property
-    def _names(self) -> set[str]:
-        return {PurePosixPath(item.name).stem for item in self._items}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-
-def note_apart(tree: Tree, items: Sequence[Item], stems: Stems) -> None:
+def note_apart(tree: Tree, items: Sequence[Item], stems: Container[str]) -> None:
     """Note files that are called as pictures of other folders are, `captions/0.txt` of `images/0.png`.
 
     So are files of text that are called as folders of samples are, `cat.txt` of `cat/`, and those that are
     called as nothing is where there are half as many as samples.
+
+    stems: the names of samples without folder and suffix.
     """
     if tree.given:
         return
@@ -51,9 +38,11 @@ def note_apart(tree: Tree, items: Sequence[Item], stems: Stems) -> None:
         return
     folders = {str(PurePosixPath(item.name).parent) for item in items}
     folders |= {folder.removesuffix(".tar") for folder in folders}
-    of_classes = [name for name in texts if str(PurePosixPath(name).with_suffix("")) in folders]
+    of_classes: list[str] = []
+    rest: list[str] = []
+    for name in texts:
+        (of_classes if str(PurePosixPath(name).with_suffix("")) in folders else rest).append(name)
     _note(tree, of_classes, "called as folders are", COPIED)
-    rest = [name for name in texts if name not in of_classes]
     if len(rest) > 1 and 2 * len(rest) >= len(items):
         _note(tree, rest, "called as no picture is", RENAMED)
 
@@ -71,7 +60,7 @@ def _stem(name: str) -> str:
     return path.stem if path.name.lower().endswith(MEDIA_SUFFIXES) else path.name
 
 
-def _may_be_caption(tree: Tree, name: str, stems: Stems) -> bool:
+def _may_be_caption(tree: Tree, name: str, stems: Container[str]) -> bool:
     """Return whether a file of text names no pictures, as lists do, and says more than names of samples."""
     path = PurePosixPath(name)
     if carrier(path.suffix[1:]) != "text" or split_in(path.stem):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -14,11 +13,11 @@ from typing import NamedTuple
 from core.errors import UserError, WorkError
 from core.progress import counted
 from data.dataset.tars import APART, Member, TarSample, members, read_member, samples
-from data.media.formats import MEDIA_SUFFIXES, media_names
+from data.media.formats import media_names
 from data.raw.annotations.captions import carrier, read_tar_annotation, reads
 from data.raw.annotations.split_names import is_split
 from data.raw.annotations.text_encoding import LOOKED_AT
-from data.raw.ignored import ignored_as
+from data.raw.ignored import LateNames, ignored_as, owners_among
 from data.raw.item import Item, printable
 from data.raw.layouts.splits import chosen
 from data.raw.layouts.tar_per_class import classes_by_name, fits, not_taken
@@ -111,7 +110,7 @@ def _folders(key: str) -> tuple[str, ...]:
 def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
     path, splits = tree.source / name, meaning.splits
     ignored: Counter[str] = Counter()
-    owners = _Owners(path)
+    owners = LateNames(owners_among(member.name.removeprefix("./") for member in members(path)))
 
     def is_passed_over(member: str) -> bool:
         kind = ignored_as(member.removeprefix("./"), owners)
@@ -142,22 +141,6 @@ def _items(tree: Tree, name: str, meaning: _Meaning) -> Iterator[Item]:
             _note_members(tree, tar, file.fileno(), sample, media[0])
             inner = folders[1:] if splits else folders
             yield _item(tree, tar, file.fileno(), sample, media[0], meaning, inner)
-
-
-class _Owners:
-    """The names of a tar's pictures and films, with and without suffix, read once one is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @functools.cached_property
-    def _names(self) -> set[str]:
-        names = [member.name.removeprefix("./") for member in members(self._path)]
-        media = [name for name in names if name.lower().endswith(MEDIA_SUFFIXES)]
-        return {*media, *(str(PurePosixPath(name).with_suffix("")) for name in media)}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
 
 
 def _item(

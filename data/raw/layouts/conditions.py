@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,19 +18,19 @@ WORDS = {
     *("edge", "edges", "pose", "poses", "openpose", "lineart", "scribble", "scribbles"),
 }
 FIRST_FRAMES = re.compile(r"(first|last)[-_. ]?frames?", re.I)  # CogVideo's trainer makes `first_frames`
-_NUMBER = re.compile(r"_\d+")  # of musubi-tuner's second condition of a picture, `image1_0`
+_NUMBER = re.compile(r"_\d+\Z")  # of musubi-tuner's second condition of a picture, `image1_0`
 
 
 def note(tree: Tree) -> Iterable[Item]:
     """Note which files are conditions: a whole folder of them, each called as a picture elsewhere is."""
-    media = tree.media()
+    folder_of = functools.cache(_folder)
     folders: dict[str, list[str]] = defaultdict(list)
-    for name in media:
-        if folder := _folder(name):
-            folders[folder].append(name)
+    for name in tree.media():
+        folders[folder_of(name.rpartition("/")[0])].append(name)
+    samples = folders.pop("", [])
     if tree.given or not folders:
         return ()
-    others = {PurePosixPath(name).stem for name in media if not _folder(name)}
+    others = {PurePosixPath(name).stem for name in samples}
     for folder, names in folders.items():
         if all(_owners(name, folder) & others for name in names):
             tree.conditions.update(dict.fromkeys(names, folder))
@@ -60,9 +61,9 @@ def leave(tree: Tree) -> Iterable[Item]:
     return ()
 
 
-def _folder(name: str) -> str:
-    """Return the first folder of a file that is called as those of conditions are, "" for none."""
-    parts = PurePosixPath(name).parts[:-1]
+def _folder(path: str) -> str:
+    """Return the first folder on a path of folders that is called as those of conditions are, "" for none."""
+    parts = PurePosixPath(path).parts
     for count, part in enumerate(parts, 1):
         if FIRST_FRAMES.fullmatch(part) or WORDS & set(re.split(r"[-_. ]+", part.lower())):
             return "/".join(parts[:count])
@@ -73,5 +74,4 @@ def _owners(name: str, folder: str) -> set[str]:
     """Return the stems that the picture of a condition may have: its own, or that of its folder of frames."""
     inner = PurePosixPath(name).relative_to(folder)
     stem = inner.stem
-    numbered = {stem[: match.start()] for match in _NUMBER.finditer(stem) if match.end() == len(stem)}
-    return {stem, *numbered, *inner.parts[:1]}
+    return {stem, _NUMBER.sub("", stem), *inner.parts[:1]}

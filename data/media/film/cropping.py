@@ -7,7 +7,7 @@ that are no multiple of a block); their decoders do that themselves.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -24,10 +24,10 @@ _CROPS = {0x54CC: "left", 0x54BB: "top", 0x54DD: "right", 0x54AA: "bottom"}
 UNALIGNED = 1  # AV_CODEC_FLAG_UNALIGNED: else decoders leave what is cut at the left in, if it is under 32
 
 
-def crops_at_the_left(context: Any, packets: Iterator[Any]) -> bool:
+def crops_at_the_left(context: Any, packets: Callable[[], Iterator[Any]]) -> bool:
     """Return whether a codec cuts its pictures at the left by less than decoders do unasked.
 
-    context: its decoder, which has decoded a frame.  packets: of the stream, from the first on.
+    context: its decoder, which has decoded a frame.  packets: gives those of the stream, from the first on.
     """
     if context.name not in ("h264", "hevc") or context.coded_width == context.width:
         return False
@@ -35,7 +35,7 @@ def crops_at_the_left(context: Any, packets: Iterator[Any]) -> bool:
 
     plain: Any = av.CodecContext.create(context.name, "r")
     plain.extradata, plain.thread_count = context.extradata, 1
-    for packet in packets:
+    for packet in packets():
         for frame in plain.decode(packet):
             return bool(frame.width != context.width)
     return False

@@ -117,6 +117,6 @@ def _read_anew(video: Video) -> dict[str, str]:
         return read_anew("a film of a palette", 2)
     if video.reads_once:
         return read_anew("a Matroska film with times below 0", 2)
-    if crops_at_the_left(video.context, video.packets_from(None)):
+    if crops_at_the_left(video.context, lambda: video.packets_from(None)):
         return read_anew("a film that its codec cuts at the left", 4)
     return {}

@@ -98,7 +98,7 @@ def still_found(still: Still, mode: ColourMode) -> dict[str, str]:
 def _behind(still: Still) -> str:
     """Say what the file of a photograph holds beside it, as of those that move; "" for nothing."""
     if still.suffix == "jpg":
-        return behind_jpeg(still.data, still.pages)
+        return behind_jpeg(still.data, still.jpeg.end, still.pages)
     moves = still.suffix == "heic" and any(kind == b"mpvd" for kind, _ in boxes(memoryview(still.data)))
     return "a film, not used" if moves else ""
 

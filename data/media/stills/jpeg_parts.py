@@ -62,9 +62,12 @@ def _left_by(scan: bytes) -> dict[tuple[int, int], int]:
     return {(component, k): bits & 15 for component in components for k in range(first, min(last, 63) + 1)}
 
 
-def behind_jpeg(data: bytes, pages: int) -> str:
-    """Say what else is in the file of a JPEG; "" for nothing. pages: pictures that its directory lists."""
-    rest = data[read_jpeg(data).end :]
+def behind_jpeg(data: bytes, end: int, pages: int) -> str:
+    """Say what else is in the file of a JPEG; "" for nothing.
+
+    end: of its picture.  pages: pictures that its directory lists.
+    """
+    rest = data[end:]
     if _FILM.search(rest):
         return "a film, not used"
     if pages > 1 or not rest.startswith(b"\xff\xd8\xff"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import struct
 import zlib
@@ -19,7 +20,7 @@ from data.media.stills.bitmap import read_bitmap
 from data.media.stills.boxes import cropped, nclx
 from data.media.stills.canvases import with_clear_canvas
 from data.media.stills.heif import read_heif
-from data.media.stills.jpeg_parts import read_jpeg
+from data.media.stills.jpeg_parts import JpegParts, read_jpeg
 from data.media.stills.png_chunks import SRGB, read_png
 from data.media.stills.profiles import Profile, read_profile
 
@@ -92,6 +93,11 @@ class Still:
         if self.codes is not None:
             return self.codes.shape[-1] in (2, 4)
         return bool(self.image.has_transparency_data)
+
+    @functools.cached_property
+    def jpeg(self) -> JpegParts:
+        """How a JPEG is made up."""
+        return read_jpeg(self.data)
 
     @property
     def frames(self) -> int:

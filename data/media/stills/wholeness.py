@@ -14,7 +14,6 @@ import numpy as np
 
 from data.media.formats import MediaError
 from data.media.stills.deep import is_sound_jpeg
-from data.media.stills.jpeg_parts import read_jpeg
 from data.media.stills.rendering import Pixels
 from data.media.stills.still import Still
 
@@ -26,7 +25,7 @@ _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 
 def require_whole(still: Still, pixels: Pixels) -> None:
     """Raise MediaError if a part of the pixels was not in the file. pixels: uint8 (H, W, 3), as displayed."""
-    if still.suffix == "jpg" and read_jpeg(still.data).unfinished:
+    if still.suffix == "jpg" and still.jpeg.unfinished:
         raise MediaError("damaged image: its last passes, which refine it, are not there")
     if still.suffix == "jpg" and _has_flat_corner(pixels) and not is_sound_jpeg(still.data):
         raise MediaError("damaged image: its last rows are not there")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, TypedDict, TypeVar
 
 from core.config.settings import setting
 from core.files import regular
+from core.progress import counted
 from core.reading.json_scalars import U8, U32
 from data.media.unread_kinds import COPY, RAW_STREAM, unread_kind
 
@@ -42,6 +43,7 @@ MEDIA_SUFFIXES = (
 )
 T = TypeVar("T")
 
+PNG = b"\x89PNG\r\n\x1a\n"  # how such files begin
 HEAD = 1024  # bytes by which `suffix_of` tells what a file is
 _ARTICLES = dict.fromkeys(("Ap", "IV", "MN", "MP", "MX", "Og", "Op", "SV", "XM"), "an")
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -56,6 +58,12 @@ _BITMAP_HEADERS = {struct.pack("<I", length) for length in (12, 16, 40, 52, 56, 
 
 class MediaError(ValueError):
     """Raised for one file that cannot be used; the text is a one-line reason."""
+
+
+def truncated(missing: int) -> MediaError:
+    """Return the error of a video that lacks so many of the bytes that it declares."""
+    are = "is" if missing == 1 else "are"
+    return MediaError(f"truncated video: {counted(missing, 'byte')} that it declares {are} not there")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +185,7 @@ def suffix_of(head: bytes) -> str:
     """
     if head.startswith(b"\xff\xd8\xff"):
         return "jpg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(PNG):
         return "png"
     if head.startswith(b"RIFF") and head[8:12] in (b"WEBP", b"AVI "):
         return "webp" if head[8:12] == b"WEBP" else "avi"

@@ -61,6 +61,7 @@ _UNREAD = (
     (0, b"\x1f\x8b", "gzip", "unpack it"),
 )
 
+MARKED = 64  # bytes by which `mistaken_for` tells
 # How files begin that are called as tars, tables or texts are and are none, in small letters.
 _MISTAKEN = {
     LFS: "a Git LFS pointer (git lfs pull fetches what it stands for)",

@@ -26,6 +26,7 @@ from data.media.formats import (
     MediaError,
     MediaLimits,
     suffix_of,
+    truncated,
 )
 
 
@@ -54,8 +55,7 @@ class Video:
         limits.check_picture(context.width, context.height)
         self.suffix = suffix_of(data)
         if self.suffix == "mkv" and (missing := missing_bytes(memoryview(data))):
-            are = "is" if missing == 1 else "are"
-            raise MediaError(f"truncated video: {counted(missing, 'byte')} that it declares {are} not there")
+            raise truncated(missing)
         if self.suffix == "mp4":
             require_one_whole_film(memoryview(data))
         crop = container_crop(data, self.suffix, self.stream.index)

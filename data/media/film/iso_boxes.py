@@ -5,8 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from core.progress import counted
-from data.media.formats import MediaError
+from data.media.formats import MediaError, truncated
 
 _FULL = 4  # bytes of version and flags
 
@@ -32,8 +31,7 @@ def require_one_whole_film(data: memoryview) -> None:
                     "is two MP4 files one behind the other, and shows the first alone: join them"
                 )
         if kind == b"sidx" and (missing := end + _referenced(data[begin:end]) - len(data)) > 0:
-            are = "is" if missing == 1 else "are"
-            raise MediaError(f"truncated video: {counted(missing, 'byte')} that it declares {are} not there")
+            raise truncated(missing)
 
 
 def _referenced(index: memoryview) -> int:

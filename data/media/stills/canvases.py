@@ -8,14 +8,14 @@ has no alpha; what none of them covers of the canvas would then be black.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.media.formats import MediaError
+from data.media.formats import PNG, MediaError
+from data.media.stills.png_chunks import chunk_of
 
 _OVER, _KEEP, _CLEAR = 1, 0, 1  # of blend_op; of dispose_op, whose third is to restore what was there
 _ANIMATION, _ALPHA = 0x02, 0x10  # flags of VP8X (WebP container specification)
@@ -106,11 +106,7 @@ def _alone(part: _Part, header: bytes, shared: list[tuple[bytes, bytes]]) -> byt
     """Return a part as a PNG of its own."""
     size = struct.pack(">II", part.width, part.height)
     chunks = [(b"IHDR", size + header[8:]), *shared, (b"IDAT", part.data), (b"IEND", b"")]
-    written = (
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+    return PNG + b"".join(chunk_of(kind, content) for kind, content in chunks)
 
 
 def has_free_canvas(data: bytes) -> bool:

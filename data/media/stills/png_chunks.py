@@ -61,7 +61,7 @@ def read_png(data: bytes) -> PngFacts:
         if kind == b"IEND":
             break
     if b"eXIf" in said:
-        kept.insert(2, _chunk(b"eXIf", said[b"eXIf"]))
+        kept.insert(2, chunk_of(b"eXIf", said[b"eXIf"]))
     profile = b""
     if b"iCCP" in said and b"cICP" not in said:
         profile = _profile(said[b"iCCP"])
@@ -84,7 +84,7 @@ def _scaled(chunk: bytes, data: bytes) -> bytes:
     if not has_scaled_grey(data) or len(chunk) != 14:
         return chunk
     most = 2 ** data[24] - 1
-    return _chunk(b"tRNS", struct.pack(">H", (int.from_bytes(chunk[8:10], "big") & most) * 255 // most))
+    return chunk_of(b"tRNS", struct.pack(">H", (int.from_bytes(chunk[8:10], "big") & most) * 255 // most))
 
 
 def is_possible(gamma: float) -> bool:
@@ -92,7 +92,8 @@ def is_possible(gamma: float) -> bool:
     return 0.1 <= gamma <= 10
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def chunk_of(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk as files have it, with its length and checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 

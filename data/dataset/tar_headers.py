@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.files import open_regular
-from data.media.unread_kinds import mistaken_for
+from data.media.unread_kinds import MARKED, mistaken_for
 
 BLOCK = tarfile.BLOCKSIZE
 LARGEST = 1 << 16  # bytes of a pax header, of all global ones together, of a long name, and of a sparse map
@@ -110,7 +110,7 @@ def _pax_fields(data: bytes, offset: int) -> dict[bytes, bytes]:
 def compression(path: Path) -> str:
     """Say that a file is compressed, or no tar at all, and what to do; "" if it does not begin so."""
     with open_regular(path) as file:
-        head = file.read(64)
+        head = file.read(MARKED)
     if mistaken := mistaken_for(head):
         return f"no tar but {mistaken}"
     names = [name for mark, name in _COMPRESSIONS.items() if head.startswith(mark)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.dataset.tars import TarSample, read_member
-from data.media.unread_kinds import mistaken_for
+from data.media.unread_kinds import MARKED, mistaken_for
 from data.raw.annotations.annotation import (
     LONGEST_BYTES,
     NOT_A_TEXT,
@@ -26,7 +26,6 @@ TEXT_SUFFIXES = ("txt", "caption", "prompt", "text")
 NO_CAPTIONS = "none"  # of `captions`
 SEVERAL_LINES = "caption file of several lines, taken as one caption"
 OBJECT = "caption file that looks like JSON, taken as it is (as NAME.json its fields are read)"
-FIRST_BYTES = 64
 LABEL_UNUSED = "a label in .json that differs from .cls, not used"
 
 
@@ -82,7 +81,7 @@ def combined(
     try:
         for suffix in sorted(contents, key=_rank):
             text = decoded(contents[suffix], encoding)
-            if what := mistaken_for(contents[suffix][:FIRST_BYTES]):
+            if what := mistaken_for(contents[suffix][:MARKED]):
                 return Annotation(refused=("caption", f"no caption but {what}"))
             if carrier(suffix) == "text" or (suffix == captions and carrier(suffix) != "json"):
                 texts[suffix] = text.strip()

@@ -19,6 +19,7 @@ _MARKS = (  # UTF-32's marks begin like those of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 LOOKED_AT = 4096  # bytes
+SHOWN = 8  # letters before one that is not ASCII, and from it on
 
 
 def encoding_of(head: bytes, encoding: Encoding = "auto") -> str:
@@ -56,8 +57,12 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-def readings(data: bytes) -> str:
-    """Say what bytes that are no UTF-8 are by other values of `encoding`, for a person to choose from."""
+def readings(data: bytes, begin: int = 0) -> str:
+    """Say what bytes that are no UTF-8 are by other values of `encoding`, for a person to choose from.
+
+    begin: of the bytes that are none; what is a little before them is shown too.
+    """
+    data = data[max(0, begin - SHOWN) :]
     found: dict[str, str] = {}
     for name in _OTHERS:
         decoder = codecs.getincrementaldecoder(_CODECS.get(name, name))()
@@ -66,7 +71,7 @@ def readings(data: bytes) -> str:
         except UnicodeDecodeError:
             continue
         at = next((at for at, letter in enumerate(text) if not letter.isascii()), 0)
-        shown = " ".join(text[max(0, at - 8) : at + 8].split())
+        shown = " ".join(text[max(0, at - SHOWN) : at + SHOWN].split())
         if shown.isprintable():
             found.setdefault(shown, name)
     ways = [f"{name} reads {shown!r}" for shown, name in found.items()]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from core.errors import UserError
-from data.media.unread_kinds import mistaken_for
+from data.media.unread_kinds import MARKED, mistaken_for
 from data.raw.annotations.text_encoding import Encoding
 from data.raw.opening import open_within
 from data.raw.tables import delimited, json_rows, line_pairs, parquet_rows
@@ -29,7 +29,6 @@ READERS: Mapping[str, Callable[[Path, Encoding, str], Table | None]] = {
     ".parquet": parquet_rows.read,
     ".txt": _read_text,
 }
-FIRST_BYTES = 64
 GIVEN = tuple(suffix for suffix in READERS if suffix != ".txt")  # suffixes of a source that is a table
 
 
@@ -43,6 +42,6 @@ def open_table(path: Path, encoding: Encoding, within: str) -> Table | None:
     reader = READERS.get(path.suffix.lower())
     if path.suffix.lower() in GIVEN:
         with open_within(path, within) as file:
-            if mistaken := mistaken_for(file.read(FIRST_BYTES)):
+            if mistaken := mistaken_for(file.read(MARKED)):
                 raise UserError(f"{path}: no table but {mistaken}")
     return reader(path, encoding, within) if reader else None

@@ -78,7 +78,7 @@ def _lines(path: Path, encoding: Encoding, within: str) -> list[str]:
     except UnicodeDecodeError as error:
         name = encoding_of(data, encoding)
         raise UserError(
-            f"{path}: not text in {name} (byte {error.start}); {readings(data[max(0, error.start - 8) :])}"
+            f"{path}: not text in {name} (byte {error.start}); {readings(data, error.start)}"
         ) from None
     while lines and not lines[-1].strip():
         lines.pop()

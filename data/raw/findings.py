@@ -6,6 +6,7 @@ captions must not train without them because a column has an unusual name.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -143,6 +144,7 @@ class Findings:
         """
         path = PurePosixPath(name)
         suffix = path.suffix.lower()
+        begins = functools.cache(begins)  # asked for roles, then for splits
         self._seen[suffix] += 1
         roles = file_roles(name, begins, stems, is_looked_into=self._seen[suffix] <= LOOKED_INTO)
         if suffix in COMPRESSED and PurePosixPath(path.stem).suffix.lower() in READERS:

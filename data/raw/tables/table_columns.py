@@ -35,11 +35,12 @@ def split_column(table: Table, columns: ColumnsConfig) -> str:
 
 def doubtful_splits(table: Table, columns: ColumnsConfig) -> list[str]:
     """Return unread columns that seem to say which rows are for tests, in a form that is not read."""
+    read = split_column(table, columns)
     return [
         name
         for name in table.columns
         if role_of(name, columns) is None
-        and name != split_column(table, columns)
+        and name != read
         and _may_be_split(name, [fields.get(name) for fields in table.head])
     ]
 

@@ -36,11 +36,13 @@ class Told:
         is_again: whether a row before it in this table names the file too. UserError if the other table says
         something else: each would make the file a sample.
         """
+        is_without = tree.tables[-1] in self.without
         if is_again:
             tree.findings.notes[AGAIN] += 1
         elif len(tree.tables) > 1 and relative and not (relative in tree.left or ignored_as(relative)):
-            if tree.tables[-1] in self.without or (differing := self._differing(relative, said)):
-                of = "" if tree.tables[-1] in self.without else f", which says another {differing}"
+            differing = "" if is_without else self._differing(relative, said)
+            if is_without or differing:
+                of = f", which says another {differing}" if differing else ""
                 raise UserError(
                     f"{table.path}: row {row.number}: {relative} is named by another table too "
                     f"({', '.join(tree.tables[:-1])}){of}; give the one that is meant as the source, or move "
@@ -48,7 +50,7 @@ class Told:
                 )
             tree.findings.notes[REPEATED] += 1
             return True
-        if self.are_several and relative and tree.tables[-1] not in self.without:
+        if self.are_several and relative and not is_without:
             self.by_file[relative] = (*self.by_file.get(relative, ()), _hashes(said))
         return False
 

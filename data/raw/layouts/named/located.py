@@ -20,7 +20,7 @@ from data.raw.tables.delimited import is_single_quoted
 LONGEST_PATH = 4096  # Linux's PATH_MAX
 LONGEST_BASE = 300  # characters; names of files have at most 255
 BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # JPEG, PNG, GIF and WebP
-_NUMBERED = re.compile(r"(\.\w+)#\d+")  # of Flickr30k, which numbers the captions of a picture
+_NUMBERED = re.compile(r"(\.\w+)#\d+")  # of Flickr8k and 30k, which number the captions of a picture
 BACKSLASHES = "path with \\, read as /"
 _SUFFIXES = (*MEDIA_SUFFIXES, *(suffix.upper() for suffix in MEDIA_SUFFIXES))
 ELSEWHERE = "is not there, and lies outside of the source; write it relative to the table"
@@ -121,8 +121,6 @@ def _written_otherwise(folder: str, text: str) -> Iterator[str]:
     yield text.strip()
     if "%" in text:
         yield unquote(text)
-    if match := re.fullmatch(r"(.+\.\w+)#\d+", text):  # Flickr8k numbers the captions of a picture
-        yield match[1]
     parts, above = text.split("/"), os.path.abspath(folder).split("/")
     for count in range(1, len(parts)):
         if parts[:count] == above[-count:]:

@@ -23,9 +23,8 @@ ICLOUD = "placeholder of a file in iCloud, not downloaded"
 NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 # Files of a saved or uploaded Hugging Face dataset, and of archives.
 RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"}
-_CACHES = re.compile(
-    r"(aspect_ratio_bucket_(indices|metadata)|all_(image|video)_files)_.*\.json"
-)  # SimpleTuner's
+# SimpleTuner's
+_CACHES = re.compile(r"(aspect_ratio_bucket_(indices|metadata)|all_(image|video)_files)_.*\.json")
 _WORDS = re.compile(
     r"(readme|licen[cs]e|copying|notice|changelog|citation|authors|sha256sums|md5sums)([-_.].*)?"
 )

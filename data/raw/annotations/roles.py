@@ -38,14 +38,7 @@ _LIKE_TEXT = re.compile(r"caption|prompt|text|descri|title|\balt\b|tags?$|^cap|s
 NO_TEXT = {
     *("py", "pyc", "pyd", "so", "dll", "exe", "sh", "js", "svg"),
     *("pickle", "pkl", "pt", "pth", "ckpt", "bin", "npy", "npz", "safetensors"),
-    *(
-        "aae",
-        "dvc",
-        "lrprev",
-        "md5",
-        "sha1",
-        "sha256",
-    ),  # edits, pointers, previews and checksums of a picture
+    *("aae", "dvc", "lrprev", "md5", "sha1", "sha256"),  # edits, pointers, previews, checksums of pictures
 }
 _LIKE_LABEL = re.compile(r"label|class|categor|^target$|species")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING, TypedDict
@@ -19,7 +19,6 @@ from data.latent.beside.beside_reading import Beside, BesideReader
 from data.latent.packs import Shape
 from data.latent.reading import reader_of, require_latents
 from data.latent.text_reading import TextReader, has_text, text_shape
-from data.loading.ahead import read_ahead
 from data.order.bucket_rows import BucketRows, Column, count_buckets
 from data.order.caption_choice import ANY_CAPTION, CaptionConfig
 from data.order.steps import BucketSamples, LoaderConfig, MicroBatchRows, StepPlan
@@ -58,7 +57,7 @@ def patches_of_two(shape: tuple[int, int, int]) -> int:
 
 
 class LatentLoader:
-    """Yields, for each optimizer step, the list of this rank's micro-batches of latent moments.
+    """Gives, for each optimizer step, the list of this rank's micro-batches of latent moments.
 
     caches: latent caches of one encoder.  mix: share of the groups of each; () follows their samples.
     micro_batch: most samples a rank takes at once; 0 is its whole share of a group.
@@ -108,12 +107,6 @@ class LatentLoader:
             micro_batch=micro_batch,
             mix=mix,
         )
-
-    def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """Return an endless iterator over the micro-batches of steps step_index, step_index + 1, ..., read
-        ahead.
-        """
-        return read_ahead(self.load, step_index, self.config.prefetch)
 
     def load(self, step_index: int) -> list[Batch]:
         """Load the micro-batches of one step. Safe from several threads, one of which works at a time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,6 @@ from core.progress import counted, say
 from data.dataset.faults import Fault, attempt, keep_traceback
 from data.dataset.index import shard_starts
 from data.dataset.quarantine import allowed_losses
-from data.loading.ahead import read_ahead
 from data.loading.loader import draw_flips
 from data.media.formats import DEFAULT_LIMITS, MediaLimits
 from data.order.bucket_rows import BucketRows, count_buckets
@@ -99,7 +98,7 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
 
 
 class PixelLoader:
-    """Yields, for each optimizer step, the list of this rank's micro-batches of pixels.
+    """Gives, for each optimizer step, the list of this rank's micro-batches of pixels.
 
     Batch.x is (b, 3, T, H, W) uint8, of which `Batch.to` makes float32 in [-1, 1]. A sample that cannot be
     decoded, or whose text cannot be used, keeps its slot with weight 0, goes into `quarantine` (shared by the
@@ -136,12 +135,6 @@ class PixelLoader:
             table.samples, config, rank=world.rank, ranks=world.size, seed=seed, micro_batch=micro_batch
         )
         self._threads = ThreadPoolExecutor(config.threads, thread_name_prefix="decode")
-
-    def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """Return an endless iterator over the micro-batches of steps step_index, step_index + 1, ..., read
-        ahead.
-        """
-        return read_ahead(self.load, step_index, self.config.prefetch)
 
     def load(self, step_index: int) -> list[Batch]:
         """Load the micro-batches of one step."""

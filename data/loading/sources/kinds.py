@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Unpack
 
@@ -23,10 +23,6 @@ class Loader(Protocol):
     """Gives one rank its micro-batches, the same for a step whenever it is asked."""
 
     plan: StepPlan
-
-    def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """Yield the micro-batches of steps step_index, step_index + 1, ... without end, read ahead."""
-        ...
 
     def load(self, step_index: int) -> list[Batch]:
         """Return the micro-batches of one step."""

@@ -6,7 +6,6 @@ Every sample is cut as the cache's was and mirrored where its latent is, so that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Unpack
@@ -26,7 +25,6 @@ from core.run.folder import CONFIG
 from data.dataset.index import Dataset
 from data.latent.packs import Shape
 from data.latent.reading import compare
-from data.loading.ahead import read_ahead
 from data.loading.loader import LatentLoader, Wanted, draw_flips
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.encoders import PatchFeatures
@@ -132,10 +130,6 @@ class _Loader:
     ) -> None:
         self._plain, self._pictures, self._steps, self.plan = plain, pictures, feature_steps, plain.plan
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
-
-    def __call__(self, step_index: int) -> Iterator[list[Batch]]:
-        """Return an endless iterator over the micro-batches of steps, read ahead."""
-        return read_ahead(self.load, step_index, self._plain.config.prefetch)
 
     def load(self, step_index: int) -> list[Batch]:
         """Load the micro-batches of one step."""

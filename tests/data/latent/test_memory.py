@@ -10,6 +10,7 @@ import torch
 from core.distributed.ranks import World
 from data.latent import memory
 from data.latent.memory import BatchMemory
+from data.loading.ahead import read_ahead
 from data.loading.loader import LatentLoader
 from data.order.steps import LoaderConfig
 from tests.data.caches import make_cache
@@ -91,7 +92,8 @@ def test_a_loader_needs_no_more_memory_than_its_consumer_holds(tmp_path, monkeyp
     monkeypatch.setattr(memory, "_new_block", lambda size: made.append(size) or new_block(size))
     cache = make_cache(tmp_path, [[(1, 2, 1, 8, 8)] * 16] * 2, counts=True)
     config = LoaderConfig(group_size=4, rank_multiple=1, prefetch=2)
-    steps = LatentLoader([cache], config, World(0, 1, 0, torch.device("cpu")), seed=0)(0)
+    loader = LatentLoader([cache], config, World(0, 1, 0, torch.device("cpu")), seed=0)
+    steps = read_ahead(loader.load, 0, config.prefetch)
     kept = [next(steps) for _ in range(3)]
     values = [np.array(step[0].x) for step in kept]
     for _ in range(40):

@@ -17,6 +17,7 @@ from core.batch import Batch
 from core.distributed.agreement import order_hash
 from core.distributed.ranks import World
 from core.errors import UserError, WorkError
+from data.loading.ahead import read_ahead
 from data.loading.loader import LatentLoader
 from data.order.buckets import GroupSizeError
 from data.order.plan_report import bucket_lines, time_lines
@@ -125,7 +126,7 @@ def test_samples_are_what_was_stored_and_absent_ones_weigh_nothing(cache):
 
 def test_iterating_is_loading_step_after_step_and_stops_cleanly(cache):
     loader = LatentLoader([cache], CONFIG, world(), 5)
-    batches = loader(7)
+    batches = read_ahead(loader.load, 7, CONFIG.prefetch)
     for step in (7, 8, 9):
         for a, b in zip(next(batches), loader.load(step), strict=True):
             assert torch.equal(a.x, b.x)
@@ -225,7 +226,7 @@ def test_damaged_latents_name_their_part(tmp_path):
     data = bytearray(path.read_bytes())
     data[int(cache.index["offset"][2]) + 1] |= 0x7C
     path.write_bytes(data)
-    batches = LatentLoader([cache], CONFIG, world(), 0)(0)
+    batches = read_ahead(LatentLoader([cache], CONFIG, world(), 0).load, 0, CONFIG.prefetch)
     with pytest.raises(WorkError, match=r"000000\.tar: damaged, sample 2 is not finite"):
         next(batches)
 

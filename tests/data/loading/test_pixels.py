@@ -162,7 +162,7 @@ def test_what_concerns_more_than_a_sample_ends_training(raw, monkeypatch, error)
 def test_the_budget_stops_the_job(damaged):
     dataset, _ = damaged
     with pytest.raises(WorkError, match="1 of 6 samples cannot be used: over quarantine_budget=0"):
-        next(PixelLoader(dataset, replace(CONFIG, quarantine_budget=0.0), world(), 0)(0))
+        PixelLoader(dataset, replace(CONFIG, quarantine_budget=0.0), world(), 0).load(0)
 
 
 def test_held_out_samples_are_the_rest_of_the_trained_ones(raw):

@@ -19,6 +19,7 @@ from core.errors import WorkError
 from core.files import write_text
 from data.dataset.index import Dataset
 from data.latent.normalising import LatentSums, Normaliser
+from data.loading.ahead import read_ahead
 from data.loading.sources import measured as measuring
 from data.loading.sources.cached import CachedLatents
 from data.loading.sources.config import EncodingConfig
@@ -130,7 +131,7 @@ def test_opened_again_it_is_the_same_and_gives_the_same(opened: Callable[[], Lat
     assert one.facts.fingerprint
     assert list(one.facts.parts) == one.facts.place.split(", ")
     assert one.facts.encoder == one.facts.made_from["encoder"]
-    ahead = one.loader(CONFIG, WORLD, 5)(3)
+    ahead = read_ahead(one.loader(CONFIG, WORLD, 5).load, 3, CONFIG.prefetch)
     for made, loaded in zip(next(ahead), other.loader(CONFIG, WORLD, 5).load(3), strict=True):
         for name in ("order_hash", "bucket", "source", "tally"):
             assert getattr(made, name) == getattr(loaded, name), name

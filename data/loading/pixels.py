@@ -89,7 +89,7 @@ def pixel_table(dataset: Dataset, config: PixelConfig) -> BucketTable:
         BucketSamples(
             f"pixels {bucket}",
             BucketRows(column, starts, number, counts[:, number]),
-            max(1, bucket.frames * bucket.height * bucket.width // 256),
+            max(1, bucket.pixels // 256),
             bucket.frames > 1,
         )
         for number, bucket in enumerate(buckets)

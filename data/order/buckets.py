@@ -26,6 +26,11 @@ class Bucket(NamedTuple):
     height: int
     width: int
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of a sample, of all its frames."""
+        return self.frames * self.height * self.width
+
     def __str__(self) -> str:
         return f"{self.frames}x{self.height}x{self.width}"
 

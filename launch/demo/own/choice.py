@@ -19,7 +19,6 @@ from launch.demo.own.step_times import (
     encoder_step,
     latents_of,
     network_of,
-    pixel_count,
     shares_of,
     train_step,
 )
@@ -123,7 +122,7 @@ def _try(folder: Folder, speed: Speed, seconds: float, resolution: int, frames: 
     taken = counts[model][1]  # samples of a step
     used = max(1, len(folder.media))
     train_steps = min(steps[model], max(TRAIN_STEPS, int(MOST_PASSES * used / taken)))
-    largest = max(map(pixel_count, shapes))
+    largest = max(shape.pixels for shape in shapes)
     fits = ENCODER_BYTES * largest <= speed.memory
     wanted = fits and encoder_steps >= ENCODER_STEPS and steps[least] >= TRAIN_STEPS
     images, clip_count = _counts(model, shapes, speed, SAMPLE_SHARE * seconds, guided=folder.classes > 1)

@@ -19,7 +19,7 @@ from data.raw.ingest import Listing
 from data.raw.item import Item
 from launch.demo.own.choice import ENCODER_BYTES, STARTS_S, Choice, Folder, shapes_of
 from launch.demo.own.settling import SLOW, chosen
-from launch.demo.own.step_times import Speed, encoder_step, pixel_count, shares_of, train_step
+from launch.demo.own.step_times import Speed, encoder_step, shares_of, train_step
 from launch.demo.own.telling import limits, tell
 
 MOST, LONGEST_S = 256, 20.0  # samples that are looked at, and for how long
@@ -103,8 +103,8 @@ def _stands_for(looked: Looked, tried: int, samples: int) -> str:
 
 
 def _memory(choice: Choice, speed: Speed) -> str:
-    shape = max(shapes_of(choice), key=pixel_count)
-    one = ENCODER_BYTES * pixel_count(shape)
+    shape = max(shapes_of(choice), key=lambda shape: shape.pixels)
+    one = ENCODER_BYTES * shape.pixels
     return (
         f"memory of a rank: about {size(one)} for each sample of {shape} that the autoencoder takes at once, "
         f"of {size(speed.memory)} that it may take; how many it takes is measured when it starts"

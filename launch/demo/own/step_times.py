@@ -45,14 +45,13 @@ def shares_of(shapes: Sequence[Bucket]) -> list[float]:
 
 def encoder_step(shapes: Sequence[Bucket], weights: Sequence[float], speed: Speed) -> float:
     """Return the seconds of a step of the autoencoder."""
-    pixels = list(map(pixel_count, shapes))
     multiple = group_multiple(speed.ranks)
     config = GroupConfig(group_size=ENCODER_GROUP, rank_multiple=multiple, cost_quadratic=0.0)
-    sizes = group_sizes([max(1, count // 256) for count in pixels], config)
+    sizes = group_sizes([max(1, shape.pixels // 256) for shape in shapes], config)
     learns = reads = 0.0
-    for n, count, w, shape in zip(sizes, pixels, weights, shapes, strict=True):
+    for n, w, shape in zip(sizes, weights, shapes, strict=True):
         clip = shape.frames > 1
-        learns += n * count * w / (speed.clip_pixels if clip else speed.image_pixels)
+        learns += n * shape.pixels * w / (speed.clip_pixels if clip else speed.image_pixels)
         reads += n * w * (speed.clip_read if clip else speed.image_read)
     learns /= EFFICIENCY
     return groups_of_step(shapes) * (max(learns, reads) if speed.reads_beside else learns + reads)
@@ -68,11 +67,6 @@ def train_step(
     groups = groups_of_step(shapes)
     time = sum(n * f * w for n, f, w in zip(sizes, flops, weights, strict=True)) / speed.flops
     return groups * time / EFFICIENCY, groups * sum(n * w for n, w in zip(sizes, weights, strict=True))
-
-
-def pixel_count(shape: Bucket) -> int:
-    """Return the pixels of a sample, of all its frames."""
-    return shape.frames * shape.height * shape.width
 
 
 def groups_of_step(shapes: Sequence[Bucket]) -> int:

@@ -94,10 +94,15 @@ def _commands_of(stage: Stage, record: Record, show: Callable[[], None]) -> Sequ
         return stage.commands()
     except (UserError, WorkError) as error:
         none = {"name": stage.name, "commands": [], "identity": "", "seconds": 0.0}
-        record.stages[stage.name] = {**none, "error": str(error)}
-        record.save()
-        show()
+        _note(record, stage.name, {**none, "error": str(error)}, show)
         raise
+
+
+def _note(record: Record, name: str, entry: Mapping[str, Any], show: Callable[[], None]) -> None:
+    """Record how a stage stands, and show it."""
+    record.stages[name] = dict(entry)
+    record.save()
+    show()
 
 
 @dataclass(frozen=True)
@@ -131,9 +136,7 @@ def _run_stage(
 
     def publish(**ending: Any) -> None:
         seconds = round(earlier + time.monotonic() - begin, 2)
-        record.stages[work.name] = {**entry, "seconds": seconds, **ending}
-        record.save()
-        show()
+        _note(record, work.name, {**entry, "seconds": seconds, **ending}, show)
 
     was_there = [command.done for command in commands if command.done.exists()]
     publish()
@@ -143,9 +146,7 @@ def _run_stage(
         made = {"identity": work.identity, "inputs": work.inputs, "outcome": _hashes(commands)}
     except BaseException as error:
         if isinstance(error, UserError) and was_there and work.is_another:
-            record.stages[work.name] = dict(work.before)
-            record.save()
-            show()
+            _note(record, work.name, work.before, show)
             raise UserError(f"{work.label}: {was_there[0].parent} {OF_OTHERS}; {error}") from None
         publish(error=str(error) or type(error).__name__)
         raise

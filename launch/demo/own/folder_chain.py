@@ -116,11 +116,11 @@ class OwnChain(Chain):
 
     def sample(self) -> Sequence[Command]:
         choice = self._choice()
-        guided = self._uses_text() or len(self._packed().manifest.classes) > 1
-        unguided = {"sampler.guidance": 1.0, "sampler.guidance_end": 0.0}
-        more: dict[str, object] = {} if guided else {**unguided}
+        more: dict[str, object] = {}
         if self._uses_text():
             more["prompt_file"] = self._prompts()
+        elif len(self._packed().manifest.classes) <= 1:
+            more = {"sampler.guidance": 1.0, "sampler.guidance_end": 0.0}
         commands = []
         for kind, count in (("images", choice["images"]), ("clips", choice["clips"])):
             if not count:

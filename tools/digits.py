@@ -104,8 +104,9 @@ def _write_parts(output: Path, files: Sequence[File], content: Callable[[File], 
 
         def write(file: File) -> None:
             part, name = file.path.split("/", 1)
-            (folders[part] / name).parent.mkdir(exist_ok=True)
-            (folders[part] / name).write_bytes(content(file))
+            path = folders[part] / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content(file))
 
         progress = stack.enter_context(Progress(len(files), "write digits", unit="files"))
         threads = stack.enter_context(ThreadPoolExecutor(THREADS))

@@ -91,23 +91,27 @@ def _row(network: DiTConfig, example: Example, world: ranks.World, settings: Eng
         seconds.append(time.perf_counter() - started)
     if on_gpu:
         facts["peak of allocated memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as seen:
-        _step(engine, example)
-    events = seen.events() or []
-    sent, alone = exposed_us(events, world.device.type)
-    facts |= {"communication, ms": sent / 1e3, "of it exposed, ms": alone / 1e3}
-    facts["idle, ms"] = idle_us(events, world.device.type) / 1e3
     shown = f"{settings.kind}, ZeRO {settings.stage}{', compiled' if settings.compile else ''}"
-    row = Row(
+    return Row(
         f"{shown}, {network.preset}, {counted(len(example[0]), 'sample')} on each of "
         f"{counted(world.size, 'rank')}",
         "steps",
         "of one more step, by the profiler",
         {"longtake": Timing(1, tuple(seconds), 1 / min(seconds), 1 / statistics.median(seconds))},
+        facts=facts | _profiled(engine, example),
     )
-    row.facts = facts
-    return row
+
+
+def _profiled(engine: Engine, example: Example) -> dict[str, float]:
+    """Return how long ranks communicate in one more step, how much of it nothing hides, and idle time."""
+    device = engine.world.device.type
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    with profile(activities=activities) as seen:
+        _step(engine, example)
+    events = seen.events() or []
+    sent, alone = exposed_us(events, device)
+    found = {"communication": sent, "of it exposed": alone, "idle": idle_us(events, device)}
+    return {f"{name}, ms": microseconds / 1e3 for name, microseconds in found.items()}
 
 
 def _step(engine: Engine, example: Example) -> None:

@@ -131,9 +131,16 @@ def possible(
         sizes = [
             _micro_batches(takes, share, each, usable) for share, each in zip(shares, of_rank, strict=True)
         ]
-        names: dict[str, Any] = {"kind": engine.kind, "zero_stage": stage, "policy": policy}
-        names |= {"shard_ranks": sharing.shard_ranks, "copy": copy}
-        return Setting(**names, degree=degree, sizes=sizes, **vars(takes))
+        return Setting(
+            **vars(takes),
+            kind=engine.kind,
+            shard_ranks=sharing.shard_ranks,
+            copy=copy,
+            zero_stage=stage,
+            policy=policy,
+            degree=degree,
+            sizes=sizes,
+        )
 
     for sharing in engine.by_copies(ranks, on_node):
         found = [setting(sharing, stage) for stage in stages]

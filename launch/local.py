@@ -66,12 +66,12 @@ def start(
 
     The launcher hosts the store at which the ranks meet, on a port that is its own from the start, so that no
     two runs race for one. Signals are passed on, and wait in a rank until it takes them over or unblocks
-    them, so it is not killed by one while it starts. Ranks inherit standard output and error. folder: where
-    ranks record which of them failed first.  name: of the run, for the line that says why it ended. done: the
-    file that the run writes last. A run that wrote it gives 0 however a rank ended, and one that did not is
-    never called done.  shares: whether ranks share work through a folder, so that one that dies ends no
-    other; a refused config is refused for all.  together: whether they compute each sample together all the
-    same, so that one that is killed ends the others, which may wait for it.
+    them, so it is not killed by one while it starts. Ranks inherit standard output and error.
+    folder: where ranks record which of them failed first.  name: of the run, for the line that says why it
+    ended.  done: the file that the run writes last. A run that wrote it gives 0 however a rank ended, and one
+    that did not is never called done.  shares: whether ranks share work through a folder, so that one that
+    dies ends no other; a refused config is refused for all.  together: whether they compute each sample
+    together all the same, so that one that is killed ends the others, which may wait for it.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 

@@ -3,8 +3,8 @@
 It starts the ranks (`srun` as its child, or local ones), and is the only one that has SLURM start the job
 again: ranks in a container have no `scontrol`, and no signal reaches them there. Asked to end (SIGUSR2 before
 the time limit or a preemption, SIGTERM of `scancel`), it writes a file into the folder of this start, which
-the first rank reads at every step, and passes the signal on, which ends jobs without steps and ranks that
-have not begun.
+the first rank looks for after its steps, and passes the signal on, which ends jobs without steps and ranks
+that have not begun.
 
 Torch is not imported here: this process must be light, and survive what kills ranks.
 """

@@ -156,6 +156,13 @@ def test_paths_of_other_suffixes_and_with_numbers_of_captions_are_found(tmp_path
     assert texts == [("a0.png", "a cat"), ("a1.png", "a dog"), ("a1.png", "big")]
 
 
+@pytest.mark.parametrize("name", ["v1.0#2/0.png", "a:0.png"])
+def test_numbers_within_paths_and_colons_belong_to_names(tmp_path: Path, name: str) -> None:
+    """Only a number at the end is that of a caption; only what is not there may lie on a drive of Windows."""
+    (item,) = listed(tmp_path, {**pictures(f"images/{name}"), "m.csv": f"path,text\n{name},a cat\n"}).items
+    assert (item.name, item.text, item.refused) == (f"images/{name}", "a cat", None)
+
+
 def test_folders_of_hive_give_the_label_of_their_tables(tmp_path: Path) -> None:
     files = {
         **TWO,

@@ -20,7 +20,7 @@ from data.raw.tables.delimited import is_single_quoted
 LONGEST_PATH = 4096  # Linux's PATH_MAX
 LONGEST_BASE = 300  # characters; names of files have at most 255
 BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")  # JPEG, PNG, GIF and WebP
-_NUMBERED = re.compile(r"(\.\w+)#\d+")  # of Flickr8k and 30k, which number the captions of a picture
+_NUMBERED = re.compile(r"(\.\w+)#\d+\Z")  # of Flickr8k and 30k, which number the captions of a picture
 BACKSLASHES = "path with \\, read as /"
 _SUFFIXES = (*MEDIA_SUFFIXES, *(suffix.upper() for suffix in MEDIA_SUFFIXES))
 ELSEWHERE = "is not there, and lies outside of the source; write it relative to the table"
@@ -94,14 +94,14 @@ def _elsewhere(tree: Tree, folder: str, text: str) -> tuple[str, str]:
         return path, "in single quotes, which belong to the name; CSV quotes with double ones"
     text = _NUMBERED.sub(r"\1", text)
     forward = text.replace("\\", "/")
-    if PureWindowsPath(text).drive:
-        return path, "a path on a Windows drive, which is not here; write it relative to the table"
     places = _beside(folder, forward)
     found = next(filter(_exists, places), "")
     if found and forward != text:
         tree.findings.notes[BACKSLASHES] += 1
     if found:
         return found, ""
+    if PureWindowsPath(text).drive:
+        return path, "a path on a Windows drive, which is not here; write it relative to the table"
     others = [os.path.join(folder, name) for name in _written_otherwise(folder, forward)]
     if tree.given and not forward.lower().endswith(MEDIA_SUFFIXES):
         others += [f"{place}{suffix}" for place in places for suffix in _SUFFIXES]

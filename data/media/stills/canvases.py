@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.media.formats import PNG, MediaError
-from data.media.stills.png_chunks import chunk_of
+from data.media.stills.png_chunks import chunk_of, scaled
 
 _OVER, _KEEP, _CLEAR = 1, 0, 1  # of blend_op; of dispose_op, whose third is to restore what was there
 _ANIMATION, _ALPHA = 0x02, 0x10  # flags of VP8X (WebP container specification)
@@ -52,7 +52,8 @@ def composed(data: bytes, opened: Callable[[bytes, str], Any]) -> Iterator[tuple
 
     chunks = list(_chunks(data))
     header = next(content for kind, content in chunks if kind == b"IHDR")
-    shared = [(kind, content) for kind, content in chunks if kind in (b"PLTE", b"tRNS")]
+    shared = [chunk_of(*chunk) for chunk in chunks if chunk[0] in (b"PLTE", b"tRNS")]
+    shared = [scaled(chunk, data) if chunk[4:8] == b"tRNS" else chunk for chunk in shared]
     width, height = struct.unpack_from(">II", header)
     canvas: Canvas = np.zeros((height, width, 4), np.uint8)
     for number, part in enumerate(_parts(chunks)):
@@ -102,11 +103,11 @@ def _parts(chunks: list[tuple[bytes, bytes]]) -> Iterator[_Part]:
         yield part
 
 
-def _alone(part: _Part, header: bytes, shared: list[tuple[bytes, bytes]]) -> bytes:
-    """Return a part as a PNG of its own."""
+def _alone(part: _Part, header: bytes, shared: list[bytes]) -> bytes:
+    """Return a part as a PNG of its own. shared: chunks of all parts."""
     size = struct.pack(">II", part.width, part.height)
-    chunks = [(b"IHDR", size + header[8:]), *shared, (b"IDAT", part.data), (b"IEND", b"")]
-    return PNG + b"".join(chunk_of(kind, content) for kind, content in chunks)
+    own = chunk_of(b"IHDR", size + header[8:]), chunk_of(b"IDAT", part.data), chunk_of(b"IEND", b"")
+    return PNG + b"".join([own[0], *shared, *own[1:]])
 
 
 def has_free_canvas(data: bytes) -> bool:

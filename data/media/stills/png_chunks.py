@@ -51,7 +51,7 @@ def read_png(data: bytes) -> PngFacts:
         if kind in _PIXELS:
             if len(chunk) == 12 + length and not is_right:
                 raise MediaError(f"damaged image: its chunk {kind.decode()} is not as it was written")
-            kept.append(_scaled(chunk, data) if kind == b"tRNS" else chunk)
+            kept.append(scaled(chunk, data) if kind == b"tRNS" else chunk)
         elif kind in _TEXT:
             ignored += ["large text"] * (length > LONGEST_TEXT)
         elif is_right:
@@ -79,7 +79,7 @@ def has_scaled_grey(data: bytes) -> bool:
     return data[24:26] in (b"\2\0", b"\4\0")
 
 
-def _scaled(chunk: bytes, data: bytes) -> bytes:
+def scaled(chunk: bytes, data: bytes) -> bytes:
     """Return tRNS with the clear grey at 8 bits, as Pillow compares it, where a PNG has 2 or 4."""
     if not has_scaled_grey(data) or len(chunk) != 14:
         return chunk

@@ -109,6 +109,36 @@ def test_one_clear_grey_of_few_bits_is_clear(bits: int) -> None:
     assert ("rules" in check(data).found) == (bits in (2, 4))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_one_clear_grey_of_few_bits_is_clear_in_films_too(bits: int) -> None:
+    most = 2**bits - 1
+    codes = np.arange(16).reshape(1, 16).repeat(4, 0) % (most + 1)
+    shifts = np.arange(bits - 1, -1, -1)
+
+    def rows(codes: np.ndarray) -> bytes:
+        packed = np.packbits((codes[..., None] >> shifts & 1).astype(np.uint8).reshape(4, -1), axis=1)
+        return zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+
+    def control(number: int, blend: int) -> tuple[bytes, bytes]:
+        return b"fcTL", struct.pack(">IIIIIHHBB", number, 16, 4, 0, 0, 1, 20, 0, blend)
+
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*each)
+        for each in (
+            (b"IHDR", struct.pack(">IIBBBBB", 16, 4, bits, 0, 0, 0, 0)),
+            (b"acTL", struct.pack(">II", 2, 0)),
+            (b"tRNS", b"\0\1"),
+            control(0, 0),
+            (b"IDAT", rows(np.zeros_like(codes))),
+            control(1, 1),
+            (b"fdAT", struct.pack(">I", 2) + rows(codes)),
+            (b"IEND", b""),
+        )
+    )
+    shown = decode_media(data, frames=(0, 2, 1), size=(4, 16))[1, ..., 0]
+    assert np.array_equal(shown, np.where(codes == 1, 0, codes * 255 // most))
+
+
 def test_a_tiff_palette_of_bytes_is_not_black() -> None:
     colours = np.array([[10, 200, 30], [250, 0, 90]], np.uint8)
     data = palette_of_bytes(np.array([[0, 1, 1], [1, 0, 0]], np.uint8), colours)

@@ -50,6 +50,7 @@ def test_pieces_are_shards_cut_evenly(buckets: list[list[int]], most: int) -> No
         assert len(found) == -(-count // most)
         assert max(sizes) <= most
         assert max(sizes) - min(sizes) <= 1
+    assert (cut is rows) == (max(rows.counts) <= most)
     assert at == len(cut.counts)
     assert len(cut) == len(rows)
 

@@ -165,9 +165,10 @@ class EngineConfig:
     def by_copies(self, ranks: int, on_node: int) -> list[EngineConfig]:
         """Return what `auto` may choose among: itself, and under fsdp2 with more ranks to share one copy.
 
-        In the order of what is sent between nodes. Where `shard_ranks` is asked for, it stays.
+        In the order of what is sent between nodes. Where `shard_ranks` or a stage is asked for, it is itself
+        alone.
         """
-        if self.kind != "fsdp2" or self.shard_ranks:
+        if self.kind != "fsdp2" or self.shard_ranks or self.zero_stage != "auto":
             return [self]
         usual = self.copy_ranks(ranks, on_node)
         wider = [copy for copy in range(2 * usual, ranks + 1, usual) if ranks % copy == 0]

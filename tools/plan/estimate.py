@@ -126,7 +126,7 @@ def _settings(plan: PlanConfig, run: Run, work: Workload, device: Device | None)
     found: list[Setting] = []
     others: list[Setting] = []
     averages = len(run.ema.names)
-    auto = replace(engine, micro_batch="auto")
+    auto = replace(engine, zero_stage="auto", micro_batch="auto")
     another = memory.of_another_kind(auto)
     for policy in memory.policies(engine, work.objective) if device else (asked,):
         counted[policy] = memory.activations(run.model, engine, work, policy)

@@ -194,12 +194,13 @@ def test_the_ranks_of_a_node_share_the_state() -> None:
 
 def test_more_ranks_share_the_state_where_nothing_is_asked_for() -> None:
     def copies(ranks: int, on_node: int, **fields: Any) -> list[int]:
-        engine = EngineConfig(zero_stage="auto", **fields)
+        engine = EngineConfig(**{"zero_stage": "auto", **fields})
         return [each.shard_ranks for each in engine.by_copies(ranks, on_node)]
 
     assert copies(48, 8, kind="fsdp2") == [0, 16, 24, 48]
     assert copies(8, 8, kind="fsdp2") == copies(12, 8, kind="fsdp2") == [0]
     assert copies(48, 8, kind="fsdp2", shard_ranks=16) == [16]
+    assert copies(48, 8, kind="fsdp2", zero_stage=3) == [0]
     assert copies(48, 8) == [0]
 
 

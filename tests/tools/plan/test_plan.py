@@ -128,6 +128,9 @@ def test_under_fsdp2_more_nodes_share_the_state_where_memory_asks_for_it(
     numbers = [share["numbers"] for share in tight["ranks_have"]]
     assert numbers[:16] == numbers[16:]
     assert sum(numbers) == 2 * tight["parameters"]
+    asked = planned(capsys, *fields, "plan.device=A100-40GB", "engine.zero_stage=3")
+    assert (asked["configured"]["ranks_of_a_copy"], asked["configured"]["fits"]) == (8, False)
+    assert asked["recommended"]["fields"]["engine"]["shard_ranks"] == 16
     with pytest.raises(WorkError, match="nothing fits"):  # those of a node, as they are asked for
         planned(capsys, *fields, "plan.device=A100-40GB", "engine.shard_ranks=8")
 

@@ -57,12 +57,12 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-def readings(data: bytes, begin: int = 0) -> str:
+def readings(data: bytes) -> str:
     """Say what bytes that are no UTF-8 are by other values of `encoding`, for a person to choose from.
 
-    begin: of the bytes that are none; what is a little before them is shown too.
+    What is a little before the first of them is shown too.
     """
-    data = data[max(0, begin - SHOWN) :]
+    data = data[_shortly_before_other_bytes(data) :]
     found: dict[str, str] = {}
     for name in _OTHERS:
         decoder = codecs.getincrementaldecoder(_CODECS.get(name, name))()
@@ -76,6 +76,18 @@ def readings(data: bytes, begin: int = 0) -> str:
             found.setdefault(shown, name)
     ways = [f"{name} reads {shown!r}" for shown, name in found.items()]
     return f"encoding={', '.join(ways)}" if ways else "write it as UTF-8"
+
+
+def _shortly_before_other_bytes(data: bytes) -> int:
+    """Return a place in ASCII text at most a few letters before the first byte that is no UTF-8."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = max(0, error.start - SHOWN)
+        while place and data[place - 1] >= 0x80:  # a letter of several bytes is not cut
+            place -= 1
+        return place
+    return 0
 
 
 def is_text(head: bytes) -> bool:

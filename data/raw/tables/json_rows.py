@@ -49,7 +49,7 @@ def read_whole(path: Path, encoding: Encoding, within: str) -> Table | None:
     try:
         content = json.loads(data.decode(name), object_pairs_hook=without_repetition)
     except UnicodeDecodeError as error:
-        hint = f"; {readings(data, error.start)}" if name == "utf-8" else ""
+        hint = f"; {readings(data)}" if name == "utf-8" else ""
         raise UserError(f"{path}: not text in {name} (byte {error.start}){hint}") from None
     except (ValueError, RecursionError) as error:
         hint = "; objects line by line are called .jsonl" if "Extra data" in str(error) else ""

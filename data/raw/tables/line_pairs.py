@@ -77,9 +77,7 @@ def _lines(path: Path, encoding: Encoding, within: str) -> list[str]:
         lines = decoded(data, encoding).replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         name = encoding_of(data, encoding)
-        raise UserError(
-            f"{path}: not text in {name} (byte {error.start}); {readings(data, error.start)}"
-        ) from None
+        raise UserError(f"{path}: not text in {name} (byte {error.start}); {readings(data)}") from None
     while lines and not lines[-1].strip():
         lines.pop()
     return lines

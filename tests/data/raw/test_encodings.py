@@ -43,3 +43,9 @@ def test_a_header_in_another_encoding_is_named(tmp_path: Path) -> None:
 def test_bytes_of_no_encoding_are_to_be_written_anew() -> None:
     assert readings(b"\xff\xfe\x00\x01\x81") == "write it as UTF-8"
     assert readings("é".encode("cp1252") * 5000).startswith("encoding=cp1252 reads")
+
+
+def test_the_first_bytes_that_are_no_utf8_are_shown_wherever_they_lie() -> None:
+    assert "cp1252 reads 'ters café'" in readings(("many letters " * 1000 + "café").encode("cp1252"))
+    # The first letter is also UTF-8, é, and is not cut where what is shown begins.
+    assert "gb18030 reads '茅abcdefg" in readings("茅abcdefg中".encode("gb18030"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from core.checkpoint.format import DamagedCheckpoint
 from core.checkpoint.sharded_file import index_of, is_shard, load_sharded, write_sharded
 from core.checkpoint.tensor_file import Entry, entries_of
 from core.files import sha256_file
+from tests.forking import start_forked
 
 MIB = 1 << 20
 
@@ -85,8 +85,7 @@ def peak() -> int:
 
 
 def test_memory_is_that_of_a_few_tensors(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=grown_by, args=(str(tmp_path),))
-    process.start()
+    process = start_forked(grown_by, str(tmp_path))
     process.join(60)
     assert process.exitcode == 0
     assert len(list(tmp_path.glob("*.safetensors"))) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from core.errors import CONTINUABLE
 from core.run import ends
 from core.run.ending import Ending
+from tests.forking import start_forked
 
 
 def reached(
@@ -120,8 +120,7 @@ def test_a_forked_process_records_an_end_of_its_own(tmp_path: Path, monkeypatch:
     ends.record("error", 1, "a later end of it")
     record = tmp_path / "rank-0.json"
     assert json.loads(record.read_text())["kind"] == "asked"
-    child = multiprocessing.get_context("fork").Process(target=ends.record, args=("memory", 1, "the child"))
-    child.start()
+    child = start_forked(ends.record, "memory", 1, "the child")
     child.join()
     assert json.loads(record.read_text())["kind"] == "memory"
 

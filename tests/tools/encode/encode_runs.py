@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from core.queue.config import QueueConfig
 from data.dataset.index import Dataset
 from data.order.buckets import BucketConfig
 from models.autoencoder import kl, store
+from tests.forking import start_forked
 from tools.encode import job as encode
 
 AUTOENCODER = kl.KLConfig(width=8, channel_multipliers=(1, 1, 1), blocks=1)
@@ -67,11 +67,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def start_worker(config: encode.Config, *, faults: str = "", clock_skew_s: float = 0) -> BaseProcess:
     """Start the command in a process of its own, as if typed on another node whose clock is wrong."""
-    process = multiprocessing.get_context("fork").Process(
-        target=_be_worker, args=(config, faults, clock_skew_s)
-    )
-    process.start()
-    return process
+    return start_forked(_be_worker, config, faults, clock_skew_s)
 
 
 def log_of(config: encode.Config, process: int | None) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from multiprocessing.process import BaseProcess
 
 from core.faults import failpoints
+from tests.forking import start_forked
 from tools.evaluate import job as evaluate
 
 
@@ -16,6 +16,4 @@ def start_worker(chosen: evaluate.Config, faults: str = "") -> BaseProcess:
         failpoints.arm(faults)
         evaluate.run(chosen)
 
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    return process
+    return start_forked(work)

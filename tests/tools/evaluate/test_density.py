@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from data.dataset.index import Dataset
 from data.latent.normalising import Normaliser
 from data.latent.reading import LatentReader
 from tests.core.diffusion.every_path import PATHS
+from tests.forking import start_forked
 from tests.integration.tiny_run import make_latents
 from tests.tools.made_runs import make_run
 from tools.evaluate import job as evaluate
@@ -124,9 +124,7 @@ def test_two_workers_give_the_scores_of_one(made: Path, monkeypatch: pytest.Monk
         evaluate.run(shared)
 
     faults = ("evaluate.batch:sleep=0.2", "evaluate.batch:sleep=0.2")
-    workers = [get_context("fork").Process(target=work, args=(fault,)) for fault in faults]
-    for worker in workers:
-        worker.start()
+    workers = [start_forked(work, fault) for fault in faults]
     for worker in workers:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]

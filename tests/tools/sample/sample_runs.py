@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -12,6 +11,7 @@ from core.diffusion.sampling import SamplerConfig
 from core.faults import failpoints
 from core.queue.config import QueueConfig
 from core.run import ends
+from tests.forking import start_forked
 from tools.sample import job as sample
 
 COUNT, BATCH = 14, 2
@@ -34,9 +34,7 @@ def content(output: Path) -> dict[str, bytes]:
 
 def start_worker(config: sample.Config, faults: str = "", attempt: Path | None = None) -> BaseProcess:
     """Start the command in a process of its own.  attempt: folder of its supervisor."""
-    process = multiprocessing.get_context("fork").Process(target=_be_worker, args=(config, faults, attempt))
-    process.start()
-    return process
+    return start_forked(_be_worker, config, faults, attempt)
 
 
 def _be_worker(config: sample.Config, faults: str, attempt: Path | None) -> None:

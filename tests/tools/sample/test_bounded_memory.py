@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from core.diffusion.sampling import SamplerConfig
+from tests.forking import start_forked
 from tests.tools.made_runs import make_run
 from tools.sample import job as sample
 from tools.sample.config import FilesConfig
@@ -51,8 +51,7 @@ def test_many_samples_take_no_more_memory_than_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     run = make_run(tmp_path / "run", monkeypatch)
-    process = multiprocessing.get_context("fork").Process(target=within_a_limit, args=(run, kind))
-    process.start()
+    process = start_forked(within_a_limit, run, kind)
     process.join(900)
     assert process.exitcode == 0
     assert (tmp_path / "many" / "samples.json").is_file()

@@ -46,7 +46,9 @@ def alone(run: Path) -> dict[str, bytes]:
 
 
 def until_at_work(output: Path, parts: int = 1) -> None:
+    ends = time.monotonic() + 60
     while len(list(output.glob("parts/part-*"))) < parts or not list(output.glob(f"{LEASES}/*.lease")):
+        assert time.monotonic() < ends, "no worker has come so far"
         time.sleep(0.005)
 
 

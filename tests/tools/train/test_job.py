@@ -249,9 +249,7 @@ def test_what_is_made_ahead_is_what_the_step_would_make(cache: Path, fields: tup
 def test_the_network_sees_normalised_latents_of_the_posterior(cache: Path) -> None:
     settings = config(cache)
     source, _ = open_checked(settings)
-    batches = load_data(settings, source, WORLD)[0].loader(0)
-    batch: Batch = next(batches)[0]
-    batches.close()  # type: ignore[attr-defined]
+    batch: Batch = load_data(settings, source, WORLD)[0].loader.load(0)[0]
     draws = Draws(0, 0, batch.id, batch.position)
     normaliser = Normaliser.from_dict(source.statistics(None, WORLD))
     expected = normaliser.apply(sample_posterior(batch.x, draws))

@@ -18,7 +18,7 @@ RELEASES := pyproject.toml constraints.txt
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: .venv/.installed-demo  ## from files to generated digits and clips, in 8 to 9 minutes on 2 cores; see runs/demo
+demo: .venv/.installed-demo  ## from files to generated digits and clips, in about 8 minutes on 2 cores; see runs/demo
 	$(BIN)/longtake demo
 
 test: .venv/.installed-dev  ## the tests, in about 12 minutes on 2 cores
